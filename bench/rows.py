@@ -1,0 +1,153 @@
+"""The row: what is stored of one point. Raw first, so that every figure follows later without a model.
+
+A point is (method, setting, clip, pass). Derived quantities (PSNR, kept fraction, ...) live in
+:mod:`avtbench.bench.measures`; here stand only counts, sums and samples.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+
+ROW_SCHEMA = 1
+"""Part of every key: raise it when the meaning of a stored field changes."""
+
+
+def _infinities_as_text(value: float | None) -> float | str | None:
+    return str(value) if value is not None and value in (float("inf"), float("-inf")) else value
+
+
+Setting = Annotated[float, PlainSerializer(_infinities_as_text, when_used="json")]
+
+
+class Status(str, Enum):
+    """Closed vocabulary of outcomes."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rate(_Record):
+    """Counted from the tokens themselves, never from what was requested (bits are per clip)."""
+
+    kept: int
+    total: int
+    blocks: int = 0
+    payload_bits: int
+    """kept x log2(codebook), or kept x channels x precision."""
+    mask_bits: int
+    """1 bit per position, or one count per block for prefix masks."""
+    mask_bits_coded: int
+    """Size of the mask after a real entropy coder."""
+    extra_bits: int = 0
+
+
+class Quality(_Record):
+    """Raw sums on the original extent; lists have one entry per frame."""
+
+    profile: str
+    frame_pixels: int
+    """Height x width x 3 of a frame."""
+    frame_sse: list[int]
+    """Sum of squared differences of uint8 values."""
+    frame_sse_float: list[float]
+    """The same before the reconstruction is rounded to uint8, in units of 255."""
+    frame_ssim: list[float]
+    frame_lpips: dict[str, list[float]] = Field(default_factory=dict)
+    """By column name, e.g. ``lpips_squeeze``."""
+    absent: dict[str, str] = Field(default_factory=dict)
+    """Metrics that could not be measured, with the reason."""
+
+
+class StageCost(_Record):
+    """One node of the stage tree; ``path`` joins nested names with ``/``, e.g. ``select/search/decoder``."""
+
+    path: str
+    seconds: list[float]
+    """One entry per sample."""
+    flops: int | None = None
+    peak_bytes: int | None = None
+
+
+class Timing(_Record):
+    """Every sample of one speed point, in seconds; ``stages`` are aligned with ``encode_side``."""
+
+    scenario: str
+    device: str
+    dtype: str
+    launch: int
+    rounds: list[int]
+    encode_side: list[float]
+    """pixels on the device -> kept tokens and mask."""
+    decode_side: list[float]
+    """kept tokens and mask -> pixels on the device."""
+    warmup: list[float]
+    """End-to-end seconds of the warm-up calls; never part of a statistic."""
+    stages: list[StageCost]
+    stop_reason: str
+    seed: int
+    peak_bytes: int | None = None
+    """Peak memory from a separate call: allocated on CUDA, resident set elsewhere."""
+    forced: dict[str, Any] = Field(default_factory=dict)
+    """Declared trace (rate, search length) when weights are random."""
+
+
+class Row(_Record):
+    """One stored point."""
+
+    key: str
+    status: Status
+    reason: str = ""
+    row_schema: int = ROW_SCHEMA
+    pass_: Literal["quality", "speed"]
+    method: str
+    alias: str = ""
+    """Name under which the method was run when it differs (A/A pairs)."""
+    tier: Literal["shared", "faithful"]
+    family: str
+    weights: Literal["trained", "random", "none"]
+    tokenizer: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    setting_name: str = ""
+    setting: Setting | None = None
+    dataset: str
+    clip: str
+    source: str = ""
+    clip_digest: str = ""
+    frames: int = 0
+    height: int = 0
+    width: int = 0
+    motion: float | None = None
+    """Mean absolute luma difference between consecutive frames, 0..255; None for one frame."""
+    view: dict[str, Any] = Field(default_factory=dict)
+    environment: str = ""
+    """Digest of the environment record the point was measured in."""
+    seconds: float = 0.0
+    """Wall time the point took to run, everything included."""
+    evaluations: dict[str, int] = Field(default_factory=dict)
+    """Network evaluations of one encode + select + decode."""
+    rate: Rate | None = None
+    quality: Quality | None = None
+    timing: Timing | None = None
+
+    @model_validator(mode="after")
+    def _barred(self) -> Row:
+        if self.status is Status.DONE and self.pass_ == "quality":
+            if self.quality is None or self.rate is None:
+                raise ValueError("a finished quality row needs quality and rate")
+            if self.weights == "random":
+                raise ValueError(f"{self.method} ran with random weights: such a row never enters a quality table")
+        if self.status is Status.DONE and self.pass_ == "speed" and self.timing is None:
+            raise ValueError("a finished speed row needs timing")
+        if self.status is not Status.DONE and not self.reason:
+            raise ValueError(f"a row with status {self.status.value} needs a reason")
+        return self
