@@ -1,0 +1,1 @@
+"""Methods, tokenisers and their training: torch, and no knowledge of how they are measured."""

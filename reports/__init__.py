@@ -1,0 +1,1 @@
+"""From stored rows to curves, statistics, figures, tables and pages: no torch, no model."""
