@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from avtbench.methods.stages import stage
+from avtbench.methods.stages import evaluated, stage
 
 MaskKind = Literal["positions", "prefix"]
 Tier = Literal["shared", "faithful"]
@@ -114,6 +114,7 @@ class Method(ABC):
     """Where the networks' parameters come from; random ones are barred from quality tables."""
 
     stage = staticmethod(stage)
+    count = staticmethod(evaluated)
 
     def check_setting(self, setting: float) -> float:
         """Return the setting as a float, or raise :class:`ContractError` in one line. Override to narrow the range."""
