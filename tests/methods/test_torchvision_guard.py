@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
-pytest.importorskip("torchvision")
+pytestmark = pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
 
 GUARDED = "from avtbench.methods.torchvision_guard import ensure_importable; whole = ensure_importable();"
 
