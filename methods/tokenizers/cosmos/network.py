@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -78,8 +77,7 @@ class CosmosConfig:
             found = getattr(config.get(key, known), "name", config.get(key, known))
             if str(found).lower() != known.lower():
                 raise ContractError(f"Cosmos config: {key} is {found!r}, only {known!r} is implemented")
-        names = cls.__dataclass_fields__
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in names})
+        return cls(**{k: v for k, v in config.items() if k in cls.__dataclass_fields__})
 
     def with_(self, **changes: Any) -> CosmosConfig:
         """A copy with other values."""
@@ -241,7 +239,7 @@ class TemporalAttention(Attention):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         parts = zip(*(x.transpose(1, 2).split(MOST_SEQUENCES, 1) for x in (q, k, v)), strict=True)
-        mixed = [F.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
+        mixed = [F.scaled_dot_product_attention(a, b, c, is_causal=True) for a, b, c in parts]
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)).transpose(1, 2)
 
 
@@ -301,7 +299,6 @@ class Up(nn.Module):
         return self.conv3(x) if self.spatial or self.temporal else x
 
 
-@lru_cache(maxsize=8)
 def haar_matrix(patch: int, channels: int) -> Tensor:
     """float32 ``[channels*patch^3, channels*patch^3]``: bands from the pixels of one patch x patch x patch cell.
 
