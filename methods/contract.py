@@ -73,7 +73,12 @@ class Tokens:
 
     def to_bytes(self) -> bytes:
         """Serialise to a safetensors blob."""
-        meta = {"video": self.video, "mask_kind": self.mask_kind, "codebook": self.codebook, "precision": self.precision}
+        meta = {
+            "video": self.video,
+            "mask_kind": self.mask_kind,
+            "codebook": self.codebook,
+            "precision": self.precision,
+        }
         tensors = {"values": self.values, "keep": self.keep, **{f"extra.{k}": v for k, v in self.extra.items()}}
         return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"tokens": json.dumps(meta)})
 

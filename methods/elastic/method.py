@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from avtbench.methods.checkpoints import digest_of, read_safetensors
 from avtbench.methods.contract import ContractError, Tokens
 from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, prefix_mask, prefix_order
 from avtbench.methods.latents import LatentMethod, Latents
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
+from avtbench.methods.trained import digest_of, read_safetensors
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -38,9 +38,7 @@ class ElasticTokStyle(LatentMethod):
     setting_unit: ClassVar[str] = "on [-1, 1], per latent frame"
     default_settings: ClassVar[tuple[float, ...]] = (0.002, 0.004, 0.007, 0.012, 0.02, 0.035)
 
-    def __init__(
-        self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None, least: float = 0.0625
-    ) -> None:
+    def __init__(self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None, least: float = 0.0625) -> None:
         super().__init__(tokenizer)
         shipped = WEIGHTS / f"elastictok-style-{tokenizer.name}.safetensors"
         self.adapter, self.adapter_digest = load_adapter(Path(adapter_weights or shipped), tokenizer)
@@ -104,9 +102,7 @@ class ElasticTokStyle(LatentMethod):
         """The prefix masks ``bool [t, h * w]`` of :meth:`select`."""
         return self.select(latents, setting).keep
 
-    def _search(
-        self, frame: Tensor, context: Tensor, state: Any, latents: Latents, k: int, target: float
-    ) -> int:
+    def _search(self, frame: Tensor, context: Tensor, state: Any, latents: Latents, k: int, target: float) -> int:
         h, w = frame.shape[2:]
         low, high, best = max(round(self.least * h * w), 1), h * w, h * w
         original = self._pixels(latents, k)

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from avtbench.methods.baselines import Hold
-from avtbench.methods.checkpoints import digest_of, read_safetensors
 from avtbench.methods.contract import ContractError
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.threshold import Reference
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
+from avtbench.methods.trained import digest_of, read_safetensors
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 

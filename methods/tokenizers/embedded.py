@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from avtbench.methods.checkpoints import digest_of, read_safetensors
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.tokenizers.embedded_network import (
     SPATIAL,
@@ -18,6 +17,7 @@ from avtbench.methods.tokenizers.embedded_network import (
     EmbeddedNetwork,
     StreamState,
 )
+from avtbench.methods.trained import digest_of, read_safetensors
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "embedded.safetensors"
 
