@@ -81,7 +81,8 @@ class Plugin:
         if self.reason:
             return self.reason
         if self.literals.get("needs_weights"):
-            return f"needs weights: --set {self.kind}.{self.name}.weights=PATH"
+            knob = "tokenizer" if self.kind == "tokenizer" else f"{self.kind}.{self.name}"
+            return f"needs weights: --set {knob}.weights=PATH"
         return ""
 
 
@@ -292,8 +293,8 @@ def _judge(plugin: Plugin, literals: Mapping[str, Any], lacking: Iterable[str], 
     broken = ""
     if not isinstance(name, str) or not name:
         broken = f'class {plugin.class_name} has no literal name; add a line such as name = "my-{plugin.kind}"'
-    elif not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
-        broken = f"name is {name!r}, expected lower case letters, digits, dashes and dots"
+    elif not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        broken = f"name is {name!r}, expected lower case letters, digits and dashes"
     elif not isinstance(requires, tuple) or not all(isinstance(r, str) for r in requires):
         broken = f"requires is {requires!r}, expected a tuple of module names"
     elif not isinstance(settings, tuple) or not all(isinstance(s, (int, float)) for s in settings):
@@ -422,7 +423,7 @@ def _by_path(kind: str, given: str) -> Plugin:
     path = Path(text if text.endswith(".py") else text + ".py").expanduser().resolve()
     if not path.is_file():
         raise PluginError(
-            f"{kind} file {given} does not exist; expected a Python file with one class deriving from {KINDS[kind].base}"
+            f"{kind} file {given} does not exist; expected a Python file with a class deriving from {KINDS[kind].base}"
         )
     inside = [p for p in find(kind) if p.path == path]
     found = inside or _from_file(KINDS[kind], path, origin=f"file {given}")
