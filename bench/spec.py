@@ -150,7 +150,7 @@ class RunSpec(_Strict):
     @property
     def id(self) -> str:
         """The run's name with a digest of the whole spec: the same spec is the same run, so that it can resume."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        content = json.dumps(self.model_dump(mode="json", exclude={"name", "summary"}), sort_keys=True)
         return f"{self.name}-{sha256(content.encode()).hexdigest()[:6]}"
 
 
