@@ -22,22 +22,22 @@ from avtbench.bench.rows import ROW_SCHEMA
 
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, infinities by name, paths and arrays by what they hold."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, (set, frozenset)):
-        return sorted((_plain(v) for v in value), key=str)
+        return sorted((plain(v) for v in value), key=str)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if value is None or isinstance(value, (str, int, bool)):
         return value
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return str(value)
 
 
@@ -145,11 +145,18 @@ def method_identity(
 
 
 def point_key(
-    *, method: Mapping[str, Any], label: str, setting: float, clip: str, view: Mapping[str, Any], profile: Any, pass_: str,
+    *,
+    method: Mapping[str, Any],
+    alias: str,
+    setting: float,
+    clip: str,
+    view: Mapping[str, Any],
+    profile: Any,
+    pass_: str,
     machine: Any = None,
-) -> str:  # fmt: skip
+) -> str:
     """The key of one point. ``clip``: its digest, or what stands for it where it cannot be read."""
-    return digest(method, label, float(setting), clip, view, profile, pass_, machine, ROW_SCHEMA)
+    return digest(method, alias, float(setting), clip, view, profile, pass_, machine, ROW_SCHEMA)
 
 
 def slot(*, pass_: str, label: str, setting: float, dataset: str, clip: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avtbench.bench.errors import UserError, did_you_mean
-from avtbench.bench.rows import Row, Status
+from avtbench.bench.rows import Preview, Row, Status
 
 if TYPE_CHECKING:
     import pandas
@@ -35,11 +35,14 @@ CREATE TABLE points (
 );
 CREATE INDEX points_by_method ON points (method, pass, status);
 CREATE TABLE slots (
-    run TEXT NOT NULL REFERENCES runs (id), slot TEXT NOT NULL, place INTEGER NOT NULL, key TEXT REFERENCES points (key),
-    PRIMARY KEY (run, slot)
+    run TEXT NOT NULL REFERENCES runs (id), slot TEXT NOT NULL, place INTEGER NOT NULL,
+    key TEXT REFERENCES points (key), PRIMARY KEY (run, slot)
 ) WITHOUT ROWID;
 CREATE INDEX slots_by_key ON slots (key);
-CREATE TABLE previews (key TEXT PRIMARY KEY REFERENCES points (key), picture BLOB NOT NULL);
+CREATE TABLE previews (
+    key TEXT PRIMARY KEY REFERENCES points (key) ON DELETE CASCADE, frame INTEGER NOT NULL, original BLOB NOT NULL,
+    reconstruction BLOB NOT NULL, keep BLOB NOT NULL
+);
 """
 
 FINISHED = (Status.DONE.value, Status.SKIPPED.value)
@@ -89,7 +92,7 @@ class Store:
             raise StoreError(f"{self.path} is an SQLite file of another program; give another path with --store")
         if schema > SCHEMA:
             raise StoreError(
-                f"{self.path} has schema {schema}, this avtbench reads up to {SCHEMA}; update avtbench, or give another --store"
+                f"{self.path} has schema {schema}, expected at most {SCHEMA}; update avtbench or give another --store"
             )
         if tables and schema < SCHEMA:
             raise StoreError(
@@ -149,17 +152,21 @@ class Store:
                 ((run, slot, place, linked.get(slot)) for place, slot in enumerate(slots)),
             )
 
-    def put(self, run: str, slot: str, row: Row, preview: bytes | None = None) -> None:
-        """Store a finished point and link it, in one transaction. Points that failed before and stand nowhere are dropped."""
+    def put(self, run: str, slot: str, row: Row, preview: Preview | None = None) -> None:
+        """Store a finished point and link it, in one transaction; what failed at that place before is dropped."""
         with self._transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO points (key, status, pass, method, dataset, clip, setting, pixels, seconds, row) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO points (key, status, pass, method, dataset, clip, setting, pixels, seconds, row) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET status = excluded.status, "
+                "seconds = excluded.seconds, pixels = excluded.pixels, row = excluded.row, stored = CURRENT_TIMESTAMP",
                 (row.key, row.status.value, row.pass_, row.method, row.dataset, row.clip, row.setting,
                  row.frames * row.height * row.width, row.seconds, row.model_dump_json()),
             )  # fmt: skip
             if preview is not None:
-                self._db.execute("INSERT OR REPLACE INTO previews (key, picture) VALUES (?, ?)", (row.key, preview))
+                self._db.execute(
+                    "INSERT OR REPLACE INTO previews VALUES (?, ?, ?, ?, ?)",
+                    (preview.key, preview.frame, preview.original, preview.reconstruction, preview.keep),
+                )
             self._relink(run, slot, row.key)
 
     def link(self, run: str, slot: str, key: str) -> None:
@@ -173,7 +180,7 @@ class Store:
         if old and old[0] and old[0] != key:
             self._db.execute(
                 f"DELETE FROM points WHERE key = ? AND status NOT IN {FINISHED} AND key NOT IN "
-                "(SELECT key FROM slots WHERE key IS NOT NULL) AND key NOT IN (SELECT key FROM previews)",
+                "(SELECT key FROM slots WHERE key IS NOT NULL)",
                 old,
             )
 
@@ -222,9 +229,8 @@ class Store:
             raise StoreError(f"{self.path} holds no run; start one with: avtbench run --store {self.path}")
         matching = [r for r in listed if given in ("", r.id, r.name)]
         if not matching:
-            raise StoreError(
-                f"{self.path} holds no run {given}; {did_you_mean(given, {r.id for r in listed} | {r.name for r in listed})}"
-            )
+            known = {r.id for r in listed} | {r.name for r in listed}
+            raise StoreError(f"{self.path} holds no run {given}; {did_you_mean(given, known)}")
         return matching[-1]
 
     def rows(self, run: str) -> list[Row]:
@@ -232,10 +238,11 @@ class Store:
         query = "SELECT row FROM slots JOIN points USING (key) WHERE run = ? ORDER BY place"
         return [Row.model_validate_json(text) for (text,) in self._db.execute(query, (run,))]
 
-    def previews(self, run: str) -> dict[str, bytes]:
-        """Pictures of a run's points by key."""
-        query = "SELECT key, picture FROM slots JOIN previews USING (key) WHERE run = ? ORDER BY place"
-        return dict(self._db.execute(query, (run,)))
+    def previews(self, run: str) -> list[Preview]:
+        """Pictures of a run's points in the order of its plan."""
+        query = "SELECT previews.* FROM slots JOIN previews USING (key) WHERE run = ? ORDER BY place"
+        names = ("key", "frame", "original", "reconstruction", "keep")
+        return [Preview(**dict(zip(names, found, strict=True))) for found in self._db.execute(query, (run,))]
 
     def environments(self, rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
         """The environment records that rows refer to, by digest."""
