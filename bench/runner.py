@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from avtbench.bench import engines, identity, plugins
-from avtbench.bench.errors import UserError, one_line
+from avtbench.bench.errors import one_line
 from avtbench.bench.plugins import Plugin, PluginError
 from avtbench.bench.rows import Preview, Row, Status
 from avtbench.bench.spec import DatasetSpec, MethodSpec, RunSpec, shared
@@ -101,9 +101,6 @@ class Plan:
         names = {(self.spec.datasets[job.dataset].label, job.ref.name) for job in self.jobs}
         return {d.label: sum(label == d.label for label, _ in names) for d in self.spec.datasets}
 
-    def points(self, job: Job) -> str:
-        return self.entries[job.entry].label
-
 
 def plan(spec: RunSpec) -> Plan:
     """Resolve a spec. What is wrong with a method, a setting or a data set ends here, before anything runs."""
@@ -167,6 +164,25 @@ def _clips(dataset: VideoDataset, wanted: DatasetSpec) -> list[ClipRef]:
     return refs
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What reading a clip gave: the clip and what follows from it alone, or why it cannot be read."""
+
+    clip: Clip | None
+    digest: str
+    """Of the pixels; where there are none, a text that stands for the unreadable clip in keys."""
+    error: str = ""
+    motion: float | None = None
+
+    @classmethod
+    def of(cls, clip: Clip, ref: ClipRef) -> Sight:
+        video = clip.video
+        if str(video.dtype) != "uint8" or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
+            found = f"{video.dtype} {list(video.shape)}"
+            raise ClipError(f"{ref.name}: read as {found}, expected uint8 [T, H, W, 3] with T >= 1")
+        return cls(clip, clip.digest, motion=motion(video))
+
+
 @dataclass
 class Workbench:
     """What one process needs to run jobs: methods and data sets, built on first use, and the clip at hand."""
@@ -182,7 +198,7 @@ class Workbench:
         self._methods: dict[int, Method] = {}
         self._tokenizers: dict[str, Any] = {}
         self._datasets: dict[int, VideoDataset] = {}
-        self._clip: tuple[tuple[int, str], Clip | ClipError] | None = None
+        self._sight: tuple[tuple[int, str], Sight] | None = None
         self._told_machine = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -235,20 +251,19 @@ class Workbench:
             )
         return self._datasets[d]
 
-    def clip(self, job: Job) -> Clip | ClipError:
+    def sight(self, job: Job) -> Sight:
         """The clip of a job, read once while jobs on it follow one another; an error is kept like a clip."""
         place = (job.dataset, job.ref.name)
-        if self._clip is None or self._clip[0] != place:
+        if self._sight is None or self._sight[0] != place:
+            view = self.spec.view_of(self.spec.datasets[job.dataset])
             try:
-                read: Clip | ClipError = _checked(
-                    self.dataset(job.dataset).read(job.ref, self.spec.view_of(self.spec.datasets[job.dataset])), job.ref
-                )
+                found = Sight.of(self.dataset(job.dataset).read(job.ref, view), job.ref)
             except ClipError as error:
-                read = error
-            except Exception as error:  # whatever a reader throws is about this clip
-                read = ClipError(f"{job.ref.name}: {one_line(error)}")
-            self._clip = (place, read)
-        return self._clip[1]
+                found = Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", str(error))
+            except Exception as error:  # whatever else a reader throws is about this clip, too
+                found = Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", one_line(error))
+            self._sight = (place, found)
+        return self._sight[1]
 
     # identity
 
@@ -265,8 +280,13 @@ class Workbench:
     def _environment(self) -> Machine:
         from avtbench.bench import environment
 
-        record = environment.fingerprint()
+        record = environment.fingerprint(self.device)
         return Machine(environment.digest(record), record)
+
+    @property
+    def _machine(self) -> dict[str, Any]:
+        """What a timing belongs to; libraries and the project's own source stand in the environment record alone."""
+        return {group: self._environment.record.get(group) for group in ("hardware", "driver", "numerics", "threads")}
 
     def _keys(self, job: Job, clip: str) -> list[str]:
         entry, method = self.entries[job.entry], self.method(job.entry)
@@ -283,7 +303,7 @@ class Workbench:
             identity.point_key(
                 method=made, alias=entry.alias, setting=setting, clip=clip, pass_=job.pass_,
                 view=self._view(job), profile=self._profile(job.pass_),
-                machine=self._environment.digest if job.pass_ == "speed" else None,
+                machine=self._machine if job.pass_ == "speed" else None,
             )
             for setting in entry.settings
         ]  # fmt: skip
@@ -299,11 +319,10 @@ class Workbench:
         if not self._told_machine:
             self._told_machine = True
             yield self._environment
-        clip = self.clip(job)
-        identified = clip.digest if isinstance(clip, Clip) else f"unreadable {job.ref.dataset}/{job.ref.name}: {clip}"
+        sight = self.sight(job)
         todo: list[_Point] = []
         for slot, setting, key in zip(
-            job.slots, self.entries[job.entry].settings, self._keys(job, identified), strict=True
+            job.slots, self.entries[job.entry].settings, self._keys(job, sight.digest), strict=True
         ):
             if key in self.finished and not (job.preview and key not in self.previewed):
                 yield Known(slot, key)
@@ -312,33 +331,36 @@ class Workbench:
         if not todo:
             return
         method = self.method(job.entry)
-        reason = None
-        if isinstance(clip, Clip):
-            reason = method.skip(clip.video.shape[:3])  # type: ignore[arg-type]
-            if method.weights == "random" and job.pass_ == "quality":
-                reason = "its weights are random, which no quality table takes; give it trained ones with weights=PATH"
-        if not isinstance(clip, Clip) or reason:
-            status = Status.SKIPPED if reason else Status.FAILED
+        if sight.clip is None:
+            status, reason = Status.FAILED, sight.error
+        else:
+            status, reason = Status.SKIPPED, self._skip(job, method, sight.clip)
+        if sight.clip is None or reason:
             for point in todo:
-                yield Finished(point.slot, self._row(job, point, clip, status=status, reason=reason or str(clip)))
+                yield Finished(point.slot, self._row(job, point, sight, status=status, reason=reason))
             return
         run = self._quality if job.pass_ == "quality" else self._speed
-        yield from run(job, clip, method, todo)
+        yield from run(job, sight, sight.clip, method, todo)
+
+    def _skip(self, job: Job, method: Method, clip: Clip) -> str:
+        if job.pass_ == "quality" and method.weights == "random":
+            return "its weights are random, which no quality table takes; give it trained ones with weights=PATH"
+        frames, height, width = clip.video.shape[:3]
+        return method.skip((frames, height, width)) or ""
 
     def lost(self, job: Job, seen: Sequence[Event], reason: str) -> list[Event]:
         """Rows for the points of a job whose process died; their keys are computed here, in the parent."""
         had = {event.slot for event in seen if not isinstance(event, Machine)}
-        clip = self.clip(job)
-        identified = clip.digest if isinstance(clip, Clip) else f"unreadable {job.ref.dataset}/{job.ref.name}: {clip}"
-        points = zip(job.slots, self.entries[job.entry].settings, self._keys(job, identified), strict=True)
+        sight = self.sight(job)
+        points = zip(job.slots, self.entries[job.entry].settings, self._keys(job, sight.digest), strict=True)
         status = Status.OUT_OF_MEMORY if "out of memory" in reason else Status.FAILED
         return [
-            Finished(slot, self._row(job, _Point(slot, setting, key), clip, status=status, reason=reason))
+            Finished(slot, self._row(job, _Point(slot, setting, key), sight, status=status, reason=reason))
             for slot, setting, key in points
             if slot not in had
         ]
 
-    def _quality(self, job: Job, clip: Clip, method: Method, todo: list[_Point]) -> Iterator[Event]:
+    def _quality(self, job: Job, sight: Sight, clip: Clip, method: Method, todo: list[_Point]) -> Iterator[Event]:
         import torch
 
         from avtbench.bench import quality, rate
@@ -379,9 +401,9 @@ class Workbench:
                 row = {}
             now = time.perf_counter()
             row["seconds"], since = now - since, now
-            yield Finished(point.slot, self._row(job, point, clip, status=status, reason=reason, **row), preview)
+            yield Finished(point.slot, self._row(job, point, sight, status=status, reason=reason, **row), preview)
 
-    def _speed(self, job: Job, clip: Clip, method: Method, todo: list[_Point]) -> Iterator[Event]:
+    def _speed(self, job: Job, sight: Sight, clip: Clip, method: Method, todo: list[_Point]) -> Iterator[Event]:
         import torch
 
         from avtbench.bench import speed
@@ -406,23 +428,33 @@ class Workbench:
                 status, reason = _outcome(error)
                 row = {}
             row["seconds"] = time.perf_counter() - since
-            yield Finished(point.slot, self._row(job, point, clip, status=status, reason=reason, **row))
+            yield Finished(point.slot, self._row(job, point, sight, status=status, reason=reason, **row))
 
-    def _row(self, job: Job, point: _Point, clip: Clip | ClipError, **given: Any) -> Row:
+    def _row(self, job: Job, point: _Point, sight: Sight, **given: Any) -> Row:
         entry, method = self.entries[job.entry], self.method(job.entry)
-        tokenizer = getattr(method, "tokenizer", None)
         extent: dict[str, Any] = {}
-        if isinstance(clip, Clip):
-            frames, height, width = clip.video.shape[:3]
-            extent = {"clip_digest": clip.digest, "frames": frames, "height": height, "width": width}
-            extent["motion"] = motion(clip.video)
+        if sight.clip is not None:
+            frames, height, width = sight.clip.video.shape[:3]
+            extent = {"clip_digest": sight.digest, "frames": frames, "height": height, "width": width}
+            extent |= {"motion": sight.motion, "source": sight.clip.source}
         return Row(
-            key=point.key, pass_=job.pass_, method=method.name, alias=entry.alias, tier=method.tier, family=method.family,
-            weights=method.weights, tokenizer=getattr(tokenizer, "name", ""),
-            parameters=identity.plain({**entry.spec.knobs, **method.parameters}), setting_name=method.setting_name,
-            setting=point.setting, dataset=self.spec.datasets[job.dataset].label, clip=job.ref.name,
-            source=job.ref.source, view=self._view(job), environment=self._environment.digest, **extent, **given,
-        )  # fmt: skip
+            key=point.key,
+            pass_=job.pass_,
+            method=method.name,
+            alias=entry.alias,
+            tier=method.tier,
+            family=method.family,
+            weights=method.weights,
+            tokenizer=getattr(getattr(method, "tokenizer", None), "name", ""),
+            parameters=identity.plain({**entry.spec.knobs, **method.parameters}),
+            setting_name=method.setting_name,
+            setting=point.setting,
+            dataset=self.spec.datasets[job.dataset].label,
+            clip=job.ref.name,
+            view=self._view(job),
+            environment=self._environment.digest,
+            **{"source": job.ref.source, **extent, **given},
+        )
 
 
 @dataclass(frozen=True)
@@ -430,15 +462,6 @@ class _Point:
     slot: str
     setting: float
     key: str
-
-
-def _checked(clip: Clip, ref: ClipRef) -> Clip:
-    video = clip.video
-    if str(video.dtype) != "uint8" or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
-        raise ClipError(
-            f"{ref.name}: read as {video.dtype} {list(video.shape)}, expected uint8 [T, H, W, 3] with T >= 1"
-        )
-    return clip
 
 
 def _is_tokens(tokens: Any, method: Method) -> Tokens:
@@ -537,9 +560,9 @@ class Outcome:
 def run(
     todo: Plan, store: Store, *, workers: int = 0, fresh: bool = False, on_event: Callable[[Event], None] | None = None
 ) -> Outcome:
-    """Run a plan into a store: points whose key is there are linked, the rest is measured, failed ones are tried again.
+    """Run a plan into a store: a point whose key is there is linked, any other is measured, a failed one tried again.
 
-    workers: spawned processes for the quality pass; 0 runs in this process. Speed points always run here, one at a time.
+    workers: spawned processes for the quality pass; 0 runs in this process, as speed points always do.
     fresh:   measure again what is stored.
     """
     began = time.perf_counter()
@@ -621,8 +644,3 @@ class Estimate:
             elif points > 0 and cost is not None:
                 total += points * cost
         return total, sorted(set(unknown))
-
-
-def failures(error: Exception) -> bool:
-    """Whether an error is the user's to mend."""
-    return isinstance(error, (UserError, ClipError)) or type(error).__name__ == "ContractError"

@@ -55,10 +55,10 @@ Names = Annotated[list[str], BeforeValidator(_list)]
 class ViewSpec(_Strict):
     """How clips are cut from videos; see :class:`avtbench.datasets.contract.View`."""
 
-    size: int | None = Field(128, ge=32, multiple_of=2)
-    frames: int | None = Field(17, ge=1)
-    start: int = Field(0, ge=0)
-    stride: int = Field(1, ge=1)
+    size: int | None = Field(default=128, ge=32, multiple_of=2)
+    frames: int | None = Field(default=17, ge=1)
+    start: int = Field(default=0, ge=0)
+    stride: int = Field(default=1, ge=1)
 
     def view(self) -> View:
         return View(**self.model_dump())
@@ -75,7 +75,7 @@ class MethodSpec(_Strict):
     """One method of a run: its name or ``path/to/file.py``, its knobs and the settings to sweep."""
 
     name: str
-    alias: str = Field("", pattern=r"^[\w.-]*$")
+    alias: str = Field(default="", pattern=r"^[\w.-]*$")
     """Name in this run, where one method runs twice."""
     settings: Settings | None = None
     """None: the method's own default settings."""
@@ -103,7 +103,7 @@ class DatasetSpec(_Strict):
 
     name: str
     knobs: dict[str, Any] = Field(default_factory=dict)
-    clips: int | None = Field(None, ge=1)
+    clips: int | None = Field(default=None, ge=1)
     """Only the first so many clips."""
     view: dict[str, int | None] = Field(default_factory=dict)
     """Overrides of the run's view."""
@@ -116,7 +116,7 @@ class DatasetSpec(_Strict):
 class RunSpec(_Strict):
     """A whole run. ``methods: shared`` stands for every method of the shared tier that can run here."""
 
-    name: str = Field("run", pattern=r"^[\w.-]+$")
+    name: str = Field(default="run", pattern=r"^[\w.-]+$")
     summary: str = ""
     methods: list[Annotated[MethodSpec, BeforeValidator(_named)]] | Literal["shared"] = "shared"
     datasets: list[Annotated[DatasetSpec, BeforeValidator(_named)]] = Field(min_length=1)
@@ -124,12 +124,12 @@ class RunSpec(_Strict):
     view: ViewSpec = ViewSpec()
     passes: Annotated[list[Literal["quality", "speed"]], BeforeValidator(_list)] = ["quality"]
     lpips: Annotated[list[Literal["vgg", "alex", "squeeze"]], BeforeValidator(_list)] = ["squeeze"]
-    previews: int = Field(3, ge=0)
+    previews: int = Field(default=3, ge=0)
     """Clips of which pictures are kept for the report."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     device: Literal["cpu", "cuda", "auto"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    budget: float = Field(10.0, gt=0)
+    budget: float = Field(default=10.0, gt=0)
     """Seconds that one speed point may take."""
 
     @model_validator(mode="after")

@@ -197,7 +197,9 @@ class Store:
         return {key for (key,) in self._db.execute(f"SELECT key FROM points WHERE status IN {FINISHED}")}
 
     def previewed(self) -> set[str]:
-        return {key for (key,) in self._db.execute("SELECT key FROM previews")}
+        """Keys of points whose pictures are stored, or that have none to give."""
+        query = "SELECT key FROM previews UNION SELECT key FROM points WHERE status = 'skipped'"
+        return {key for (key,) in self._db.execute(query)}
 
     def filled(self, run: str) -> set[str]:
         """Slots of a run whose point is finished."""
