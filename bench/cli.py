@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterable
@@ -37,9 +36,7 @@ DatasetOption = Annotated[
 ]
 SetOption = Annotated[
     list[str],
-    typer.Option(
-        "--set", "-s", help="key=value, e.g. view.size=64 or method.lit.settings=[0.1,0.5].", show_default=False
-    ),
+    typer.Option("--set", "-s", help="key=value, e.g. view.size=64.", show_default=False),
 ]
 StoreOption = Annotated[Path, typer.Option("--store", help="SQLite file with every result.")]
 RunArgument = Annotated[
@@ -71,11 +68,9 @@ def _main(arguments: list[str]) -> int:
             return _say(told, 2) if told else 2
         from avtbench.bench.errors import one_line
 
-        ours = isinstance(error, ValueError) and type(error).__module__.startswith("avtbench.")
-        return _say(
-            " ".join(str(error).split()) if ours else f"{one_line(error)} (AVTBENCH_DEBUG=1 shows where)",
-            2 if ours else 1,
-        )
+        if isinstance(error, ValueError) and type(error).__module__.startswith("avtbench."):
+            return _say(" ".join(str(error).split()), 2)
+        return _say(f"{one_line(error)} (AVTBENCH_DEBUG=1 shows where)", 1)
 
 
 def _usage(error: Exception) -> str | None:
@@ -97,7 +92,8 @@ def _say(text: str, code: int) -> int:
 
 def _there(module: str) -> bool:
     """Whether a part of the project exists, without importing it."""
-    return importlib.util.find_spec("avtbench." + module) is not None
+    stem = Path(__file__).resolve().parents[1].joinpath(*module.split("."))
+    return stem.with_suffix(".py").is_file() or (stem / "__init__.py").is_file()
 
 
 # ---------------------------------------------------------------------------------------------------------------- ls
@@ -156,9 +152,8 @@ def _describe(name: str) -> None:
         known = {p.name for kind in plugins.KINDS for p in plugins.find(kind)}
         raise plugins.PluginError(f"nothing is called {name}; {did_you_mean(name, known)}")
     for plugin in found:
-        table = Table(
-            title=f"{plugin.kind} {plugin.name}", title_justify="left", box=None, show_header=False, pad_edge=False
-        )
+        title = f"{plugin.kind} {plugin.name}"
+        table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
         table.add_column(style="dim")
         table.add_column()
         literals = plugin.literals
@@ -258,9 +253,8 @@ def _print_plan(todo: Plan, estimate: Estimate, path: Path) -> None:
         values = " ".join(f"{s:g}" for s in entry.settings)
         told = [str(literals.get("tier", "shared")), tokenizer, str(literals.get("setting_name", "threshold")), values]
         table.add_row(entry.label, *told, str(points[place]))
-    console.print(
-        f"run [bold]{todo.spec.id}[/]: {' and '.join(sorted(set(todo.spec.passes)))} on {clips}, store {path}"
-    )
+    passes = " and ".join(sorted(set(todo.spec.passes)))
+    console.print(f"run [bold]{todo.spec.id}[/]: {passes} on {clips}, store {path}")
     console.print(table)
     for name, reason in todo.left_out.items():
         console.print(f"[yellow]left out: {_escaped(name)}: {_escaped(reason)}[/]")
@@ -334,12 +328,13 @@ def report(
         print(_write_report(opened, opened.find_run(run).id, out))
 
 
+_ROWS = [Path("rows.csv")]
+
+
 @app.command(epilog="Example: avtbench export demo --to demo.csv --to demo.parquet")
 def export(
     run: RunArgument = "",
-    to: Annotated[list[Path], typer.Option("--to", help="File ending in .csv or .parquet; repeat for both.")] = [
-        Path("rows.csv")
-    ],
+    to: Annotated[list[Path], typer.Option("--to", help="File ending in .csv or .parquet; repeat for both.")] = _ROWS,
     store: StoreOption = STORE,
     runs: Annotated[bool, typer.Option("--runs", help="Only list the runs of the store.")] = False,
 ) -> None:

@@ -42,7 +42,7 @@ class Factory:
 
 
 def clip(frames: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """A test clip: smooth texture that drifts to the right over a still half, with a little noise. uint8 ``[T, H, W, 3]``."""
+    """A test clip, uint8 ``[T, H, W, 3]``: smooth texture drifting beside a still half, with a little noise."""
     import torch
 
     noise = torch.Generator().manual_seed(seed)
