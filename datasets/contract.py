@@ -49,7 +49,7 @@ class Clip:
     def digest(self) -> str:
         """sha256 (16 hex digits) of the pixels and their shape: the clip's identity."""
         content = hashlib.sha256(repr(self.video.shape).encode())
-        content.update(np.ascontiguousarray(self.video))
+        content.update(np.ascontiguousarray(self.video).data)
         return content.hexdigest()[:16]
 
 
