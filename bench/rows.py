@@ -101,6 +101,19 @@ class Timing(_Record):
     """Declared trace (rate, search length) when weights are random."""
 
 
+class Preview(_Record):
+    """One frame of one point, kept for looking at: original, reconstruction and keep mask, each a PNG."""
+
+    key: str
+    """Key of the row it belongs to."""
+    frame: int
+    """Index of the frame in the clip."""
+    original: bytes = Field(repr=False)
+    reconstruction: bytes = Field(repr=False)
+    keep: bytes = Field(repr=False)
+    """Keep mask of the latent frame that covers ``frame``: 8-bit grey, one pixel per latent position, 255 = kept."""
+
+
 class Row(_Record):
     """One stored point."""
 
