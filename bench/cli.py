@@ -272,12 +272,15 @@ def _print_plan(todo: Plan, estimate: Estimate, path: Path) -> None:
 
 
 def _run_with_progress(todo: Plan, store: Store, estimate: Estimate, workers: int, fresh: bool) -> Outcome:
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from avtbench.bench import runner
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[left]}"), transient=True) as progress:
+    with Progress(
+        *columns, TextColumn("{task.fields[left]}"), transient=True, disable=not Console().is_terminal
+    ) as progress:
         task = progress.add_task("", total=len(todo.slots), left="")
 
         def show(event: Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Iterator
 
 from avtbench.bench import plugins
@@ -17,7 +18,7 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "avtbench": importlib.metadata.version("avtbench")}
     for line in importlib.metadata.requires("avtbench") or ():
         requirement, _, marker = line.partition(";")
-        name = "".join(c for c in requirement.split("[")[0] if c not in "<>=!~ ").rstrip("0123456789.")
+        name = re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]
         extra = marker.partition("extra ==")[2].strip(" \"'")
         if extra in ("test", "dev") or name == "avtbench" or name in found:
             continue
@@ -49,7 +50,9 @@ def examine(plugin: Plugin) -> str:
     try:
         cls = plugins.load(plugin)
         if plugin.kind != "dataset" or not _needs_knobs(cls):
-            plugins.create(plugin.kind, plugin.name)
+            made = plugins.create(plugin.kind, plugin.name)
+            if plugin.kind == "dataset":
+                made.clips()
     except Exception as error:
         return one_line(error)
     return ""

@@ -47,18 +47,17 @@ def digest(*parts: Any) -> str:
 
 
 @cache
-def source_digest(plugin: Plugin) -> str:
-    """Digest of the plugin's file, of its package folder where it has one, and of all it imports from its floor."""
-    return sha256(b"".join(_content(p).encode() for p in sources(plugin))).hexdigest()[:16]
+def source_digest(path: Path) -> str:
+    """Digest of a plugin's file, of its package folder where it has one, and of all they import from their floor."""
+    return sha256("\0".join(_content(p) for p in sources(path)).encode()).hexdigest()[:16]
 
 
-def sources(plugin: Plugin) -> list[Path]:
+def sources(start: Path) -> list[Path]:
     """The files a plugin's behaviour rests on: its own and those its imports reach, in a fixed order.
 
     Followed: ``avtbench.methods`` / ``avtbench.datasets`` imports at any depth of the file, relative imports. Installed
     packages are not: their versions stand in the environment record.
     """
-    start = plugin.path
     waiting = [start]
     if (start.parent / "__init__.py").is_file() and start.parent not in (PACKAGE / "methods", PACKAGE / "datasets"):
         waiting += sorted(start.parent.glob("*.py"))
@@ -138,7 +137,7 @@ def method_identity(
 ) -> dict[str, Any]:
     """What a method brings to the key of each of its points: source, declared parameters, knobs and their files."""
     return {
-        "source": [source_digest(p) for p in plugins],
+        "source": [source_digest(p.path) for p in plugins],
         "parameters": parameters,
         "knobs": with_files(knobs),
     }

@@ -17,6 +17,7 @@ from avtbench.bench.rows import Preview, Row, Status
 from avtbench.bench.spec import DatasetSpec, MethodSpec, RunSpec, shared
 from avtbench.bench.store import Store
 from avtbench.datasets.contract import Clip, ClipError, ClipRef, VideoDataset, View
+from avtbench.datasets.motion import motion
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +159,7 @@ def _aliased(entry: Entry, entries: Sequence[Entry]) -> Entry:
 
 
 def _clips(dataset: VideoDataset, wanted: DatasetSpec) -> list[ClipRef]:
-    refs = dataset.clips()[: wanted.clips]
+    refs = dataset.clips()[: wanted.limit]
     if not refs:
         raise ClipError(f"data set {wanted.label} holds no clip; expected at least one, check its root and list")
     return refs
@@ -496,16 +497,6 @@ def _outcome(error: Exception) -> tuple[Status, str]:
             torch.cuda.empty_cache()
         return Status.OUT_OF_MEMORY, one_line(error)
     return Status.FAILED, one_line(error)
-
-
-def motion(video: Any) -> float | None:
-    """Mean absolute luma (BT.601) difference between consecutive frames of uint8 ``[T, H, W, 3]``, 0..255."""
-    import numpy as np
-
-    if len(video) < 2:
-        return None
-    luma = video.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return round(float(np.abs(np.diff(luma, axis=0)).mean()), 4)
 
 
 def picture(key: str, clip: Clip, video: torch.Tensor, tokens: Tokens) -> Preview:

@@ -103,7 +103,7 @@ class DatasetSpec(_Strict):
 
     name: str
     knobs: dict[str, Any] = Field(default_factory=dict)
-    clips: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Only the first so many clips."""
     view: dict[str, int | None] = Field(default_factory=dict)
     """Overrides of the run's view."""
@@ -192,7 +192,8 @@ def override(
     """``--method`` and ``--dataset`` choose (entries of the spec keep their settings); ``--set key=value`` changes.
 
     Keys: any field (``seed``), a field of a field (``view.size``), ``tokenizer.KNOB``, ``method.NAME.settings``,
-    ``method.NAME.KNOB``, ``dataset.NAME.clips``, ``dataset.NAME.view.FIELD``, ``dataset.NAME.KNOB``.
+    ``method.NAME.KNOB``, ``dataset.NAME.limit``, ``dataset.NAME.view.FIELD``, ``dataset.NAME.KNOB``. NAME may be left
+    out where the run has one data set, or one method.
     """
     content = spec.model_dump(mode="json")
     if methods := list(methods):
@@ -217,9 +218,11 @@ def _chosen(entries: Any, wanted: list[str]) -> list[Any]:
 
 def _assign(content: dict[str, Any], key: str, value: Any) -> None:
     head, *rest = key.split(".")
+    if head in ("method", "dataset") and len(rest) == 1:
+        rest = [_only(content, head, key), *rest]
     if head in ("method", "dataset") and len(rest) >= 2:
         entry = _entry(content, head, rest[0], key)
-        fields = ("settings", "tokenizer", "alias") if head == "method" else ("clips", "view")
+        fields = ("settings", "tokenizer", "alias") if head == "method" else ("limit", "view")
         name, *deeper = rest[1:]
         if name == "view" and deeper:
             entry.setdefault("view", {})[_field(ViewSpec, deeper[0], key)] = value
@@ -258,6 +261,16 @@ def _entry(content: dict[str, Any], head: str, name: str, key: str) -> dict[str,
     if name not in labels:
         raise SpecError(f"--set {key}: this run has no {head} {name}; {did_you_mean(name, labels)}")
     return labels[name]
+
+
+def _only(content: dict[str, Any], head: str, key: str) -> str:
+    entries = content[f"{head}s"]
+    kind = MethodSpec if head == "method" else DatasetSpec
+    labels = [] if isinstance(entries, str) else [kind(**_named(entry)).label for entry in entries]
+    if len(labels) != 1:
+        some = ", ".join(labels) or "many"
+        raise SpecError(f"--set {key}: this run has several {head}s ({some}); name one: {head}.NAME.KNOB=VALUE")
+    return labels[0]
 
 
 def shared() -> list[Any]:
