@@ -99,9 +99,7 @@ class _Worker(Generic[J, E]):
 def _serve(work: Work[Any, Any], pipe: Connection, threads: int) -> None:
     """The life of a spawned process: jobs in, events out, until the parent closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
-
-    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before a job imports torch
     try:
         while True:
             job = pipe.recv()

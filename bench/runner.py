@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        return self.spec.label if self.spec.alias else self.plugin.name
+        return self.spec.alias or self.plugin.name
 
 
 @dataclass(frozen=True)

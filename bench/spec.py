@@ -52,6 +52,18 @@ Settings = Annotated[list[Annotated[Setting, BeforeValidator(_number)]], BeforeV
 Names = Annotated[list[str], BeforeValidator(_list)]
 
 
+def _plugin_name(kind: str, given: str) -> str:
+    """The name that a file gives its plugin; the file's own name where it does not say."""
+    if ".py" not in given:
+        return given
+    from avtbench.bench import plugins
+
+    try:
+        return plugins.get(kind, given).name
+    except plugins.PluginError:
+        return Path(given.partition(".py")[0]).name
+
+
 class ViewSpec(_Strict):
     """How clips are cut from videos; see :class:`avtbench.datasets.contract.View`."""
 
@@ -85,7 +97,7 @@ class MethodSpec(_Strict):
 
     @property
     def label(self) -> str:
-        return self.alias or (Path(self.name).stem if ".py" in self.name else self.name)
+        return self.alias or _plugin_name("method", self.name)
 
     @field_validator("settings")
     @classmethod
@@ -110,7 +122,7 @@ class DatasetSpec(_Strict):
 
     @property
     def label(self) -> str:
-        return Path(self.name).stem if ".py" in self.name else self.name
+        return _plugin_name("dataset", self.name)
 
 
 class RunSpec(_Strict):

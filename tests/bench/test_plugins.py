@@ -115,7 +115,7 @@ def test_of_several_classes_in_a_file_one_is_chosen(write, toy):
     assert plugins.get("method", path + ":Other").name == "other"
 
 
-def test_an_installed_package_brings_methods_by_entry_point(write, tmp_path, toy):
+def test_an_installed_package_brings_methods_by_entry_point(write, tmp_path, toy, monkeypatch):
     """The same checks on this road: the good one is created, the lost one listed."""
     write("foreign/__init__.py", "raise SystemExit('listing must not import')\n")
     write("foreign/toy.py", toy)
@@ -125,23 +125,19 @@ def test_an_installed_package_brings_methods_by_entry_point(write, tmp_path, toy
         "foreign-1.0.dist-info/entry_points.txt",
         "[avtbench.methods]\ntoy = foreign.toy:Toy\nlone = lone_toy\nlost = foreign.gone:Gone\nodd = foreign.toy:Odd\n",
     )
-    code = (
-        "from avtbench.bench import plugins\n"
-        "for p in plugins.find('method'):\n"
-        "    if 'foreign' in p.origin: print(p.name, p.state, p.origin, p.reason, sep='|')\n"
-        "print(plugins.create('method', 'lone-toy').name)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path), "PATH": ""}
-    )
+    monkeypatch.syspath_prepend(tmp_path)
+    fresh = plugins.find.__wrapped__
+    monkeypatch.setattr(plugins, "find", fresh)
 
-    assert done.stdout.splitlines() == [
-        "lone-toy|ready|entry point of foreign|",
-        "lost|broken|entry point of foreign|entry point lost: module foreign.gone is not there; reinstall the package",
-        "odd|broken|entry point of foreign|no class Odd deriving from Method in toy.py",
-        "toy|ready|entry point of foreign|",
-        "lone-toy",
-    ], done.stderr
+    foreign = {p.name: (p.state, p.reason) for p in fresh("method") if p.origin == "entry point of foreign"}
+
+    assert foreign == {
+        "lone-toy": ("ready", ""),
+        "lost": ("broken", "entry point lost: module foreign.gone is not there; reinstall the package"),
+        "odd": ("broken", "no class Odd deriving from Method in toy.py"),
+        "toy": ("ready", ""),
+    }
+    assert plugins.create("method", "lone-toy").name == "lone-toy"
 
 
 def test_listing_imports_neither_torch_nor_the_plugins():

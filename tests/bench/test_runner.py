@@ -142,7 +142,7 @@ def test_what_is_wrong_with_the_plan_is_said_before_anything_runs(tiny_run, writ
         runner.plan(tiny_run("method.toy.settings=-1", toy=narrow))
     with pytest.raises(ClipError, match="holds no clip"):
         runner.plan(tiny_run("dataset.number=0"))
-    with pytest.raises(UserError, match="has no default settings; give some: --set method.toy.settings"):
+    with pytest.raises(UserError, match="has no default settings; give some: --set"):
         runner.plan(tiny_run(toy=write("bare.py", toy, "(0.0, 20.0)", "()")))
     with pytest.raises(UserError, match="method toy takes no tokenizer"):
         runner.plan(tiny_run("method.toy.tokenizer=embedded"))
@@ -208,7 +208,7 @@ def start(tmp_path, tiny_run, write, toy):
     return run, spec, store, log
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_takes_up_where_it_was(start, workers, tmp_path):
     run, spec, path, log = start
     process = run(workers)
