@@ -257,7 +257,7 @@ def stage_breakdown(found: Sequence[StageMeans]) -> Figure:
     colour = {name: STAGE_COLOURS[i % len(STAGE_COLOURS)] for i, name in enumerate(names)}
     hatch = {name: ("", "///", "...", "xxx")[i // len(STAGE_COLOURS) % 4] for i, name in enumerate(names)}
     with styled():
-        figure = Figure(figsize=(7.2, 0.9 + (0.3 + 0.13 * depth) * len(found)))
+        figure = Figure(figsize=(7.2, 0.9 + (0.22 + 0.1 * depth) * len(found)))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.7))
         for i, method in enumerate(found):
             _stage_bars(left, right, i, 0.8 / max(depth, 2), method, colour, hatch)

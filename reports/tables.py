@@ -249,11 +249,9 @@ def to_latex(table: Table) -> str:
 
 
 def _spaced(body: str, lines: pd.DataFrame) -> str:
-    """Put some room between levels: wherever the first column changes, unless it changes on every line."""
-    first = list(lines.iloc[:, 0])
-    changes = [a != b for a, b in zip(first, first[1:], strict=False)]
-    if all(changes):
-        return body
+    """Put some room between blocks: wherever the steadier of the first two columns changes."""
+    columns = [list(lines.iloc[:, i]) for i in (0, 1)]
+    changes = min(([x != y for x, y in zip(c, c[1:], strict=False)] for c in columns), key=sum)
     out, data = [], -1
     for text in body.splitlines():
         if text == "\\bottomrule":
@@ -268,13 +266,14 @@ def _spaced(body: str, lines: pd.DataFrame) -> str:
 _LATEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
     "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "↑": "$\\uparrow$", "↓": "$\\downarrow$", "–": "--", "×": "$\\times$",
-    "<": "$<$", ">": "$>$", "|": "$|$",
+    "\0": "{}", "<": "$<$", ">": "$>$", "|": "$|$",
 }  # fmt: skip
 
 
 def latex_text(text: object) -> str:
     """Escape for pdflatex; characters beyond Latin become ``?``."""
-    return "".join(_LATEX.get(c, c if " " <= c <= "~" or 0xA0 < ord(c) < 0x180 else "?") for c in str(text))
+    text = str(text).replace("--", "-\0-")
+    return "".join(_LATEX.get(c, c if " " <= c <= "~" or 0xA0 < ord(c) < 0x180 else "?") for c in text)
 
 
 def write(table: Table, folder: Path) -> list[Path]:
