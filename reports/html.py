@@ -44,9 +44,14 @@ def curve_data(panels: Mapping[str, Sequence[Curve]]) -> str:
                 "label": name,
                 "curves": [
                     {
-                        "label": curve.label, "level": curve.level, "bound": curve.bound, "setting": curve.setting_name or "setting",
-                        "colour": look[curve.label].colour, "dash": look[curve.label].plotly_dash,
-                        "width": 1.5 if curve.bound else 3, "marker": look[curve.label].plotly_marker,
+                        "label": curve.label,
+                        "level": curve.level,
+                        "bound": curve.bound,
+                        "setting": curve.setting_name or "setting",
+                        "colour": look[curve.label].colour,
+                        "dash": look[curve.label].plotly_dash,
+                        "width": 1.5 if curve.bound else 3,
+                        "marker": look[curve.label].plotly_marker,
                         "points": [
                             {"setting": f"{p.setting:g}", **{r: round(p[r], 6) for r in RATES}}
                             | {q: value(curve, at, q) for q in qualities}
@@ -58,10 +63,13 @@ def curve_data(panels: Mapping[str, Sequence[Curve]]) -> str:
             }
             for name, found in panels.items()
         ],
-        "qualities": [{"name": q, "label": MEASURES[q].label, "axis": f"{MEASURES[q].axis} {MEASURES[q].arrow}"} for q in qualities],
+        "qualities": [
+            {"name": q, "label": MEASURES[q].label, "axis": f"{MEASURES[q].axis} {MEASURES[q].arrow}"}
+            for q in qualities
+        ],
         "rates": [{"name": r, "label": MEASURES[r].label, "axis": AXIS_TEXT[r]} for r in RATES],
         "widest": {r: max((p[r] for c in shown for p in c.points), default=1) for r in RATES},
-    }  # fmt: skip
+    }
     return json.dumps(data).replace("<", "\\u003c")
 
 
@@ -78,9 +86,16 @@ def failures(table: pd.DataFrame) -> list[dict[str, Any]]:
     ):
         methods = ", ".join(sorted(set(group["label"]), key=order))
         lines.append(
-            {"status": status.replace("_", " "), "dataset": dataset, "clip": clip, "pass_": pass_, "reason": reason,
-             "methods": methods, "points": len(group)}
-        )  # fmt: skip
+            {
+                "status": status.replace("_", " "),
+                "dataset": dataset,
+                "clip": clip,
+                "pass_": pass_,
+                "reason": reason,
+                "methods": methods,
+                "points": len(group),
+            }
+        )
     return sorted(lines, key=lambda line: line["status"] == "skipped")
 
 
@@ -93,7 +108,10 @@ def method_lines(table: pd.DataFrame) -> list[dict[str, Any]]:
         settings = sorted(mine.loc[mine["done"] & mine["setting"].notna(), "setting"].unique())
         named = f"{first['setting_name']}: " if first["setting_name"] else ""
         count = mine["done"].groupby(mine["pass"]).agg(["sum", "size"])
-        cell = {p: f"{count.loc[p, 'sum']} of {count.loc[p, 'size']}" if p in count.index else "–" for p in ("quality", "speed")}
+        cell = {
+            p: f"{count.loc[p, 'sum']} of {count.loc[p, 'size']}" if p in count.index else "–"
+            for p in ("quality", "speed")
+        }
         lines.append(
             {
                 "label": str(label),

@@ -31,8 +31,8 @@ def write(
 ) -> Path:
     """Write ``figures/``, ``tables/`` and the page below ``out``; return the path of the page.
 
-    Raises :class:`ReportError` in one line when there is no row, when rows of two metric profiles meet, or when ``out`` cannot be
-    written.
+    Raises :class:`ReportError` in one line when there is no row, when rows of two metric profiles meet, or when
+    ``out`` cannot be written.
     """
     if not rows:
         raise ReportError("there are no rows to report on; start a run first: avtbench run")
@@ -44,7 +44,9 @@ def write(
         path = out / PAGE
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise ReportError(f"{out} cannot be written ({error.strerror or error}); give another folder with --out") from error
+        raise ReportError(
+            f"{out} cannot be written ({error.strerror or error}); give another folder with --out"
+        ) from error
     return path
 
 
@@ -71,16 +73,23 @@ def _figures(
     stages = times.stage_means(table)
     if any(s.stages for s in stages):
         caption = (
-            "Mean time of each stage (latency scenario), each method at its timed setting nearest to half of the tokens. Nested stages "
-            "stand below their parents; hatched: not attributed to any stage ("
-            + ", ".join(f"{s.label} {s.unattributed:.1%}" for s in stages) + ")."
-        )  # fmt: skip
+            "Mean time of each stage (latency scenario), each method at its timed setting nearest to half of the tokens. "
+            "Nested stages stand below their parents; hatched: not attributed to any stage ("
+            + ", ".join(f"{s.label} {s.unattributed:.1%}" for s in stages)
+            + ")."
+        )
         made["stages"].append(save(figures.stage_breakdown(stages), folder, "stages", caption, "stages"))
     scatter = figures.motion_scatter(table)
     if scatter:
         figure, ranks = scatter
-        told = ", ".join(f"{label} {'undefined' if rank != rank else f'{rank:+.2f}'} (n = {n} clips)" for label, (rank, n) in ranks.items())
-        caption = f"Kept fraction against motion, a point per clip, at the setting nearest to half of the tokens. Spearman rank correlation: {told}."
+        told = ", ".join(
+            f"{label} {'undefined' if rank != rank else f'{rank:+.2f}'} (n = {n} clips)"
+            for label, (rank, n) in ranks.items()
+        )
+        caption = (
+            "Kept fraction against motion, a point per clip, at the setting nearest to half of the tokens. "
+            f"Spearman rank correlation: {told}."
+        )
         made["motion"].append(save(figure, folder, "motion", caption, "motion"))
     made["tokens"] += _token_maps(rows, previews, folder)
     return made, panels
@@ -106,8 +115,12 @@ def _quality_time(found: Sequence[Curve], summary: pd.DataFrame, folder: Path, s
     for group, timed in mine.groupby(["scenario", "device", "dtype"], sort=False):
         figure = figures.quality_time(found, timed)
         if figure is not None:
-            caption = f"PSNR over end-to-end time, {found[0].dataset}, {figures.timing_text(timed)}; a point per setting."
-            made.append(save(figure, folder, f"quality-time-{slug(' '.join(map(str, group)))}-{suffix}", caption, "time"))
+            caption = (
+                f"PSNR over end-to-end time, {found[0].dataset}, {figures.timing_text(timed)}; a point per setting."
+            )
+            made.append(
+                save(figure, folder, f"quality-time-{slug(' '.join(map(str, group)))}-{suffix}", caption, "time")
+            )
     return made
 
 
@@ -116,7 +129,10 @@ def _rate_time(summary: pd.DataFrame, folder: Path) -> list[Picture]:
     for group, timed in summary.groupby(["scenario", "device", "dtype", "dataset"], sort=False):
         figure = figures.rate_time(timed, timed.loc[timed["family"] == "bound", "label"])
         if figure is not None:
-            caption = f"End-to-end time over kept fraction, {group[3]}, {figures.timing_text(timed)}. A level line: rate adapts, time does not."
+            caption = (
+                f"End-to-end time over kept fraction, {group[3]}, {figures.timing_text(timed)}. "
+                "A level line: rate adapts, time does not."
+            )
             made.append(save(figure, folder, f"rate-time-{slug(' '.join(map(str, group)))}", caption, "time"))
     return made
 
@@ -130,9 +146,16 @@ def _token_maps(rows: Sequence[Row], previews: Sequence[Preview], folder: Path) 
     made = []
     for (dataset, clip, number), shown in list(clips.items())[:MOST_MAPS]:
         shown.sort(key=lambda pair: (order(pair[0].method), pair[0].setting or 0.0))
-        settings = ", ".join(f"{r.method} at {r.setting_name} {r.setting:g}" if r.setting is not None else r.method for r, _ in shown)
-        caption = f"{dataset}, {clip}, frame {number}: {settings}. Dropped positions are veiled; error is |original − reconstruction|."
-        made.append(save(figures.token_map(shown), folder, f"tokens-{slug(f'{dataset} {clip}')}-{number}", caption, "tokens"))
+        settings = ", ".join(
+            f"{r.method} at {r.setting_name} {r.setting:g}" if r.setting is not None else r.method for r, _ in shown
+        )
+        caption = (
+            f"{dataset}, {clip}, frame {number}: {settings}. "
+            "Dropped positions are veiled; error is |original − reconstruction|."
+        )
+        made.append(
+            save(figures.token_map(shown), folder, f"tokens-{slug(f'{dataset} {clip}')}-{number}", caption, "tokens")
+        )
     return made
 
 
@@ -155,13 +178,24 @@ def _tables(table: pd.DataFrame, folder: Path) -> tuple[dict[str, Any], list[fin
 
 
 def _each(made: Mapping[str, Any]) -> list[tables.Table]:
-    return [*made["results"], *made["comparisons"], *made["sweep"], *([made["time"]] if made["time"] is not None else [])]
+    return [
+        *made["results"],
+        *made["comparisons"],
+        *made["sweep"],
+        *([made["time"]] if made["time"] is not None else []),
+    ]
 
 
 def _page(
-    table: pd.DataFrame, environments: Mapping[str, Mapping[str, Any]], title: str, pictures: Mapping[str, list[Picture]],
-    panels: Mapping[str, list[Curve]], printed: Mapping[str, Any], told: Sequence[findings.Finding], out: Path,
-) -> str:  # fmt: skip
+    table: pd.DataFrame,
+    environments: Mapping[str, Mapping[str, Any]],
+    title: str,
+    pictures: Mapping[str, list[Picture]],
+    panels: Mapping[str, list[Curve]],
+    printed: Mapping[str, Any],
+    told: Sequence[findings.Finding],
+    out: Path,
+) -> str:
     points = quality_points(table)
     failed = html.failures(table)
     downloads = {
@@ -172,12 +206,15 @@ def _page(
         for one in _each(printed)
     }
     sections = [
-        ("curves", "Rate and quality", bool(panels)), ("tables", "Results", bool(printed["results"])),
-        ("time", "Time", printed["time"] is not None), ("stages", "Stages", bool(pictures["stages"])),
-        ("motion", "Motion", bool(pictures["motion"])), ("tokens", "Token maps", bool(pictures["tokens"])),
+        ("curves", "Rate and quality", bool(panels)),
+        ("tables", "Results", bool(printed["results"])),
+        ("time", "Time", printed["time"] is not None),
+        ("stages", "Stages", bool(pictures["stages"])),
+        ("motion", "Motion", bool(pictures["motion"])),
+        ("tokens", "Token maps", bool(pictures["tokens"])),
         ("details", "Environment and raw data", True),
-    ]  # fmt: skip
-    profile = f"metric profile {points['profile'].iloc[0]}" if len(points) else "no quality points"
+    ]
+    profile = f"Metric profile {points['profile'].iloc[0]}" if len(points) else "No quality points"
     return html.render(
         pictures,
         title=title,

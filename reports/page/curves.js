@@ -41,7 +41,10 @@
       xaxis: Object.assign({ title: { text: rate.axis }, rangemode: "tozero" }, axis),
       yaxis: Object.assign({ title: { text: quality.axis } }, axis),
       legend: { x: 1.02, y: 0.5 },
-    }, { responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg" } });
+    }, {
+      responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg" },
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    });
   }
   draw();
 })();
