@@ -40,7 +40,8 @@ class At:
             level = math.nan
         if not found or name.strip() not in ANCHORS or not math.isfinite(level):
             raise ReportError(
-                f"--at is {text!r}, expected NAME=NUMBER with NAME one of {', '.join(ANCHORS)}, e.g. kept=0.5 or psnr=30"
+                f"--at is {text!r}, expected NAME=NUMBER, e.g. kept=0.5 or psnr=30, "
+                f"with NAME one of {', '.join(ANCHORS)}"
             )
         return cls(ANCHORS[name.strip()], level)
 
@@ -100,11 +101,12 @@ def compare(
     """Compare two methods at one rate or one quality, never at two arbitrary points.
 
     Without ``calibration`` each clip is read off its own curves: at the level, by linear interpolation between swept
-    settings (matched quality takes the lowest rate that reaches it). With ``calibration`` (rows of other clips) the setting of
-    each method at which the calibration mean meets the level is found first and then applied to every clip of ``rows``;
-    what is reached there is itself a result. Missing times leave the time measures out.
+    settings (matched quality takes the lowest rate that reaches it). With ``calibration`` (rows of other clips) the
+    setting of each method at which the calibration mean meets the level is found first and then applied to every clip
+    of ``rows``; what is reached there is itself a result. Missing times leave the time measures out.
 
-    Raises :class:`ReportError` for an unknown name or level and :class:`Refused` where fewer than half of the clips can be compared.
+    Raises :class:`ReportError` for an unknown name or level and :class:`Refused` where fewer than half of the clips
+    can be compared.
     """
     table = rows if isinstance(rows, pd.DataFrame) else frame(rows)
     where = At.parse(at) if isinstance(at, str) else at
@@ -131,7 +133,8 @@ def compare(
 def calibrate(rows: Sequence[Row], method: str, target: str | At) -> float:
     """Return the setting at which the method's mean over the clips meets ``target``, e.g. ``kept=0.5`` or ``psnr=30``.
 
-    Linear between neighbouring swept settings. Raises :class:`Refused` where the swept settings do not enclose the target.
+    Linear between neighbouring swept settings. Raises :class:`Refused` where the swept settings do not enclose the
+    target.
     """
     return _calibrated(frame(rows), method, At.parse(target) if isinstance(target, str) else target)
 
@@ -144,11 +147,8 @@ def at_level(clip: pd.DataFrame, where: At) -> dict[str, float] | str:
     finite = axis[np.isfinite(axis)]
     if len(finite) == 0:
         return f"no finite {label}"
-    if (
-        (len(finite) > 1
-        and not finite.min() <= where.level <= finite.max())
-        or (len(finite) == 1
-        and finite[0] != where.level)
+    if (len(finite) > 1 and not finite.min() <= where.level <= finite.max()) or (
+        len(finite) == 1 and finite[0] != where.level
     ):
         return f"{label} spans {finite.min():.4g} to {finite.max():.4g}"
     if where.matches_rate:
@@ -179,7 +179,7 @@ def _between(values: np.ndarray, lower: int, weight: float) -> float:
 
 
 def with_times(points: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
-    """Put the median time of each (label, setting, clip) beside its quality; only the ``latency`` scenario of one device."""
+    """Put the median time of each (label, setting, clip) beside its quality: scenario ``latency``, one device."""
     timed = speed[speed["scenario"] == "latency"]
     if timed.groupby(["device", "dtype"]).ngroups > 1:
         timed = timed.iloc[:0]
@@ -193,7 +193,8 @@ def _calibrated(held: pd.DataFrame, method: str, where: At) -> float:
     points = points[points["label"] == method]
     if points.empty:
         raise ReportError(
-            f"no finished quality rows of {method!r} to calibrate on; there are {', '.join(dict.fromkeys(held['label'])) or 'none'}"
+            f"no finished quality rows of {method!r} to calibrate on; "
+            f"there are {', '.join(dict.fromkeys(held['label'])) or 'none'}"
         )
     curve = points.groupby("setting", as_index=False)[["kept_fraction", "bpp", *QUALITIES]].mean()
     curve = curve.sort_values(["kept_fraction", "bpp"]).reset_index(drop=True)
@@ -201,8 +202,8 @@ def _calibrated(held: pd.DataFrame, method: str, where: At) -> float:
     if position is None:
         spans = curve[where.measure][np.isfinite(curve[where.measure])]
         raise Refused(
-            f"{method}: the swept settings reach {MEASURES[where.measure].label} {spans.min():.4g} to {spans.max():.4g} on the "
-            f"calibration clips, {where.level:g} is asked for; sweep further settings"
+            f"{method}: the swept settings reach {MEASURES[where.measure].label} {spans.min():.4g} to {spans.max():.4g} "
+            f"on the calibration clips, {where.level:g} is asked for; sweep further settings"
         )
     setting = _between(curve["setting"].to_numpy(), *position)
     if not math.isfinite(setting):
@@ -237,7 +238,7 @@ def _read(curve: pd.DataFrame, position: tuple[int, float]) -> dict[str, float]:
 def _matched(
     points: pd.DataFrame, names: tuple[str, str], where: At, settings: Mapping[str, float]
 ) -> tuple[list[tuple[str, dict[str, float], dict[str, float]]], dict[str, str]]:
-    """Return the clips that both methods can be read on, as (cluster, values of a, values of b), and why others are out."""
+    """Return (cluster, values of a, values of b) of the clips that both can be read on, and why others are out."""
     found, left_out = [], {}
     for (dataset, clip), of_clip in points.groupby(["dataset", "clip"], sort=True):
         sides = []

@@ -115,8 +115,8 @@ def curves(table: pd.DataFrame, dataset: str, tier: str | None = None) -> list[C
 def upper_hull(rate: np.ndarray, quality: np.ndarray) -> np.ndarray:
     """Return the indices of the rising part of the upper convex hull, from low to high rate.
 
-    What lies below the hull is never worth choosing: sharing time between two hull points does better. Higher ``quality`` is
-    better. Andrew's monotone chain (1979).
+    What lies below the hull is never worth choosing: sharing time between two hull points does better. Higher
+    ``quality`` is better. Andrew's monotone chain (1979).
     """
     hull: list[int] = []
     for i in np.lexsort((-quality, rate)):
@@ -152,12 +152,14 @@ def bjontegaard_delta(
 ) -> Estimate:
     """Return the Bjontegaard delta of ``method`` against ``anchor`` with its interval.
 
-    ``of="rate"``: mean rate difference in percent at equal quality (BD-rate, negative is better). ``of="quality"``: mean
-    quality difference at equal rate (BD-PSNR where ``quality="psnr"``). Both are computed by the ``bjontegaard`` package (piecewise
-    cubic, log rate) on the upper hull of the mean curves over the clips that both methods finished at every setting, and
-    again for every resample of the paired cluster bootstrap. Settings at which a clip is lossless are left out.
+    ``of="rate"``: mean rate difference in percent at equal quality (BD-rate, negative is better). ``of="quality"``:
+    mean quality difference at equal rate (BD-PSNR where ``quality="psnr"``). Both are computed by the ``bjontegaard``
+    package (piecewise cubic, log rate) on the upper hull of the mean curves over the clips that both methods finished
+    at every setting, and again for every resample of the paired cluster bootstrap. Settings at which a clip is
+    lossless are left out.
 
-    Raises :class:`Refused` with the reason when a hull has fewer than two points or the curves overlap by less than half.
+    Raises :class:`Refused` with the reason when a hull has fewer than two points or the curves overlap by less than
+    half.
     """
     points = of_dataset(quality_points(table), dataset)
     rates, qualities, clips = {}, {}, set(zip(points["dataset"], points["clip"], strict=True))
@@ -207,7 +209,7 @@ def bjontegaard_delta(
     if shared < MIN_OVERLAP:
         what = MEASURES[quality].label if of == "rate" else "rate"
         raise Refused(
-            f"the {what} ranges of {method} and {anchor} overlap by {shared:.0%}, at least {MIN_OVERLAP:.0%} is needed"
+            f"the {what} ranges of {method} and {anchor} overlap by {shared:.1%}, at least {MIN_OVERLAP:.0%} is needed"
         )
     unit, digits = ("%", 1) if of == "rate" else (MEASURES[quality].unit, MEASURES[quality].digits)
     result = estimate(

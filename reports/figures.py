@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -27,7 +28,7 @@ from avtbench.reports.frame import quality_points
 from avtbench.reports.palette import GREY, Look, looks, order
 from avtbench.reports.times import StageMeans
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -71,8 +72,9 @@ def save(figure: Figure, folder: Path, stem: str, caption: str, group: str) -> P
     """Write one figure as PDF and PNG; the files are the same bytes for the same rows."""
     folder.mkdir(parents=True, exist_ok=True)
     with styled():
-        figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})
         figure.savefig(folder / f"{stem}.png", metadata={"Software": None})
+        figure.set_layout_engine("none")  # laid out by now; a second solve would only cost time
+        figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})
     return Picture(stem, caption, group, folder / f"{stem}.png")
 
 
@@ -140,15 +142,29 @@ def _curve(axes: Axes, curve: Curve, quality: str, rate: str, look: Look) -> Non
     size = 4.0 if look.bound else 5.5
     for mask, face in ((shown & ~partial, look.colour), (shown & partial, "white")):
         axes.plot(
-            x[mask], y[mask], ls="none", marker=look.marker, ms=size, color=look.colour, mfc=face, mew=1.0,
+            x[mask],
+            y[mask],
+            ls="none",
+            marker=look.marker,
+            ms=size,
+            color=look.colour,
+            mfc=face,
+            mew=1.0,
             zorder=2.5 if look.bound else 3.5,
-        )  # fmt: skip
+        )
     for point in curve.points:
         if math.isinf(point[quality]):
             axes.annotate(
-                "lossless", (point[rate], 1), xycoords=("data", "axes fraction"), ha="center", va="top", color=look.colour,
-                fontsize=6.5, xytext=(0, -2), textcoords="offset points",
-            )  # fmt: skip
+                "lossless",
+                (point[rate], 1),
+                xycoords=("data", "axes fraction"),
+                ha="center",
+                va="top",
+                color=look.colour,
+                fontsize=6.5,
+                xytext=(0, -2),
+                textcoords="offset points",
+            )
 
 
 def _legend(axes: Axes, found: Sequence[Curve], look: Mapping[str, Look], quality: str) -> None:
@@ -166,7 +182,7 @@ def _handle(style: Look, label: str) -> Line2D:
 
 
 def quality_time(found: Sequence[Curve], speed: pd.DataFrame, quality: str = "psnr") -> Figure | None:
-    """Mean quality over median end-to-end time (log), a point per setting; bars span p20 to p80. None without common settings."""
+    """Mean quality over median end-to-end time (log), bars from p20 to p80; None where no setting was timed."""
     look, drawn = looks_of(found), []
     with styled():
         figure = Figure(figsize=(5.2, 3.5))
@@ -197,13 +213,13 @@ def quality_time(found: Sequence[Curve], speed: pd.DataFrame, quality: str = "ps
 
 def timing_text(speed: pd.DataFrame) -> str:
     """Scenario, device, number format and how many clips and launches the times stand on."""
-    first, clips, launches = speed.iloc[0], speed["clips"].max(), speed["launches"].max()
-    counts = f"{clips} clip{'s' if clips != 1 else ''}, {launches} launch{'es' if launches != 1 else ''}"
+    first, launches = speed.iloc[0], speed["launches"].max()
+    counts = f"{speed['clips'].max()} of {first['of']} clips, {launches} launch{'es' if launches != 1 else ''}"
     return f"{first['scenario']}, {first['device']}, {first['dtype']}, timed on {counts}"
 
 
 def rate_time(speed: pd.DataFrame, bounds: Sequence[str] = ()) -> Figure | None:
-    """Median end-to-end time over kept fraction: does time shrink with the tokens? Random weights are drawn and named."""
+    """Median end-to-end time over kept fraction: does time shrink with the tokens? Random weights are named."""
     speed = speed[speed["kept_fraction"].notna()]
     if speed.empty:
         return None
@@ -232,9 +248,18 @@ def _timed(axes: Axes, x: Sequence[float], times: pd.DataFrame, y: Sequence[floa
     spread = np.abs(times[["total_p20", "total_p80"]].to_numpy().T - times["total_ms"].to_numpy())
     errors = {"xerr" if across else "yerr": spread}
     axes.errorbar(
-        np.asarray(x), np.asarray(y), **errors, color=look.colour, lw=look.width, ls=look.dash, marker=look.marker,
-        ms=4.5 if look.bound else 5.5, elinewidth=0.8, capsize=2, zorder=2 if look.bound else 3,
-    )  # fmt: skip
+        np.asarray(x),
+        np.asarray(y),
+        **errors,
+        color=look.colour,
+        lw=look.width,
+        ls=look.dash,
+        marker=look.marker,
+        ms=4.5 if look.bound else 5.5,
+        elinewidth=0.8,
+        capsize=2,
+        zorder=2 if look.bound else 3,
+    )
 
 
 def _time_axis(axes: Axes, which: str) -> None:
@@ -249,15 +274,15 @@ STAGE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 
 
 def stage_breakdown(found: Sequence[StageMeans]) -> Figure:
-    """Left: mean milliseconds of the top-level stages. Right: shares of the total, nested stages below their parents."""
+    """Left: mean milliseconds of top-level stages. Right: shares of the total, nested stages below their parents."""
     sides = ("encode", "select", "decode")
-    paths = sorted({path for s in found for path in s.stages}, key=lambda path: path.count("/"))
+    paths = sorted({path for s in found for path in s.stages}, key=lambda path: (path.count("/"), path))
     names = list(dict.fromkeys([*sides, *(path.rpartition("/")[2] for path in paths)]))
     depth = 1 + max((path.count("/") for path in paths), default=0)
     colour = {name: STAGE_COLOURS[i % len(STAGE_COLOURS)] for i, name in enumerate(names)}
     hatch = {name: ("", "///", "...", "xxx")[i // len(STAGE_COLOURS) % 4] for i, name in enumerate(names)}
     with styled():
-        figure = Figure(figsize=(7.2, 0.9 + (0.3 + 0.13 * depth) * len(found)))
+        figure = Figure(figsize=(7.2, 0.9 + (0.22 + 0.1 * depth) * len(found)))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.7))
         for i, method in enumerate(found):
             _stage_bars(left, right, i, 0.8 / max(depth, 2), method, colour, hatch)
@@ -300,25 +325,30 @@ def _stage_bars(
         starts[path], free[parent] = start, start + seconds
         level = path.count("/")
         share = 100 * seconds / method.total
-        bar = dict(color=colour[name], hatch=hatch[name], edgecolor="white", linewidth=0.6, align="edge")
+        bar = {"color": colour[name], "hatch": hatch[name], "edgecolor": "white", "linewidth": 0.6, "align": "edge"}
         right.barh(top + level * height, share, height, left=100 * start / method.total, **bar)  # type: ignore[arg-type]
         if level == 0:
             left.barh(at - 0.25, 1e3 * seconds, 0.5, left=1e3 * start, **bar)  # type: ignore[arg-type]
         if share > 4:
             right.text(
-                100 * start / method.total + share / 2, top + (level + 0.5) * height, f"{share:.0f}", color="white",
-                fontsize=6.5, ha="center", va="center",
-            )  # fmt: skip
+                100 * start / method.total + share / 2,
+                top + (level + 0.5) * height,
+                f"{share:.0f}",
+                color="white",
+                fontsize=6.5,
+                ha="center",
+                va="center",
+            )
     end = free.get("", 0.0)
     if method.unattributed > 0:
-        rest = dict(color="white", edgecolor=GREY, hatch="////", linewidth=0.6, align="edge")
+        rest = {"color": "white", "edgecolor": GREY, "hatch": "////", "linewidth": 0.6, "align": "edge"}
         left.barh(at - 0.25, 1e3 * (method.total - end), 0.5, left=1e3 * end, **rest)  # type: ignore[arg-type]
         right.barh(top, 100 * method.unattributed, height, left=100 * end / method.total, **rest)  # type: ignore[arg-type]
     left.text(1e3 * method.total, at, f" {1e3 * method.total:.3g}", va="center", fontsize=7)
 
 
 def motion_scatter(table: pd.DataFrame) -> tuple[Figure, dict[str, tuple[float, int]]] | None:
-    """Kept fraction of each clip against its motion, a panel per adaptive method at its setting nearest to half of the tokens.
+    """Kept fraction of each clip against its motion, a panel per method at its setting nearest to half of the tokens.
 
     Returns the figure and label -> (Spearman rank correlation, number of clips); None where no method adapts.
     """
@@ -369,8 +399,9 @@ def motion_scatter(table: pd.DataFrame) -> tuple[Figure, dict[str, tuple[float, 
 def token_map(previews: Sequence[tuple[Row, Preview]]) -> Figure:
     """Original, reconstruction, absolute error and keep mask of one clip, one line per method.
 
-    The error is the mean over channels of ``|original - reconstruction|`` on 0..255, all lines on one scale. In the last column
-    dropped positions are veiled. A mask whose grid does not follow the frame (prefix masks) is shown as a bar of tokens.
+    The error is the mean over channels of ``|original - reconstruction|`` on 0..255, all lines on one scale. In the
+    last column dropped positions are veiled. A mask whose grid does not follow the frame (prefix masks) is shown as a
+    bar of tokens.
     """
     lines = [(row, shown, _pixels(shown.original), _pixels(shown.reconstruction)) for row, shown in previews]
     errors = [np.abs(a.astype(float) - b).mean(-1) for _, _, a, b in lines]
@@ -412,8 +443,15 @@ def _mask(axes: Axes, original: np.ndarray, keep: np.ndarray) -> None:
         canvas = np.full((height, width, 3), 255, np.uint8)
         axes.imshow(canvas)
         bar = np.repeat(keep.ravel()[None], 4, 0)
-        axes.imshow(bar, cmap=mpl.colors.ListedColormap(["#d9d9d9", "#0072B2"]), vmin=0, vmax=1, aspect="auto",
-                    extent=(0, width, height * 0.62, height * 0.38), interpolation="nearest")  # fmt: skip
+        axes.imshow(
+            bar,
+            cmap=mpl.colors.ListedColormap(["#d9d9d9", "#0072B2"]),
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            extent=(0, width, height * 0.62, height * 0.38),
+            interpolation="nearest",
+        )
         axes.set_xlim(0, width)
         axes.set_ylim(height, 0)
         return

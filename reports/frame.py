@@ -27,8 +27,8 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
     Columns: the fields of the row that identify the point, ``label`` (method name, with what differs where a method
     was run in several variants), ``dataset`` (with the view where a data set was cut in several ways), ``cluster``
-    (clips cut from one source share it), ``profile``, ``status``, ``done``, and one float column per measure (NaN where the
-    row does not hold it, ``inf`` for the PSNR of a lossless clip).
+    (clips cut from one source share it), ``profile``, ``status``, ``done``, and one float column per measure (NaN
+    where the row does not hold it, ``inf`` for the PSNR of a lossless clip).
     """
     variant, view = _variants(rows), _views(rows)
     lines = []
@@ -71,7 +71,7 @@ def quality_points(table: pd.DataFrame) -> pd.DataFrame:
     profiles = sorted(set(points["profile"]))
     if len(profiles) > 1:
         raise ReportError(
-            f"rows hold the metric profiles {' and '.join(profiles)}; one table or axis holds one: keep the rows of one profile"
+            f"rows hold the metric profiles {' and '.join(profiles)}; a table or axis holds one: keep one profile's rows"
         )
     return points.drop_duplicates(["label", "setting", "dataset", "clip"], keep="last")
 
@@ -110,7 +110,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _variants(rows: Sequence[Row]) -> Any:
-    """Return row -> label. Where one method ran in several variants, the fewest differing parameters tell them apart."""
+    """Return row -> label; where a method ran in several variants, the fewest differing parameters tell them apart."""
 
     def traits(row: Row) -> dict[str, str]:
         return {"tokenizer": row.tokenizer, **dict(_flat(row.parameters)), "weights": row.weights}

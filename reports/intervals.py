@@ -21,8 +21,8 @@ FEW_SOURCES = 6
 class Estimate:
     """A number with its 95 % interval and the clips it stands on.
 
-    ``unit`` is printed behind the value: ``dB``, ``%``, or ``x`` for a ratio. ``low`` and ``high`` are NaN where no interval can
-    be given; ``note`` then says why.
+    ``unit`` is printed behind the value: ``dB``, ``%``, or ``x`` for a ratio. ``low`` and ``high`` are NaN where no
+    interval can be given; ``note`` then says why.
     """
 
     value: float
@@ -80,24 +80,24 @@ def estimate(
 ) -> Estimate:
     """Return ``statistic`` over all clips with a percentile bootstrap interval.
 
-    ``statistic`` maps clip indices (with repetitions) to a number; it sees both sides of a comparison on the same clips, which
-    makes the bootstrap paired. ``clusters`` names the source of each clip: whole sources are drawn, so that clips cut from one
-    recording are never counted as independent. A resample in which the statistic is undefined may return NaN; more than 5 % of
-    those raise :class:`Refused`.
+    ``statistic`` maps clip indices (with repetitions) to a number; it sees both sides of a comparison on the same
+    clips, which makes the bootstrap paired. ``clusters`` names the source of each clip: whole sources are drawn, so
+    that clips cut from one recording are never counted as independent. A resample in which the statistic is undefined
+    may return NaN; more than 5 % of those raise :class:`Refused`.
     """
     names = sorted(set(clusters))
     members = [np.flatnonzero([c == name for c in clusters]) for name in names]
     value = float(statistic(np.arange(len(clusters))))
     low = high = math.nan
     if len(names) < 2:
-        note = f"{len(names)} source: an interval needs two or more"
+        note = "one source: an interval needs two or more"
     else:
         drawn = _resample(statistic, members, resamples, seed)
         undefined = float(np.mean(np.isnan(drawn)))
         if undefined > 0.05:
             raise Refused(f"undefined in {undefined:.0%} of the resamples over clips, at most 5% are allowed")
         low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        note = f"{len(names)} sources: the interval is too narrow" if len(names) < FEW_SOURCES else ""
+        note = f"from {len(names)} sources only, so the interval is too narrow" if len(names) < FEW_SOURCES else ""
     return Estimate(value, float(low), float(high), len(clusters), of, len(names), unit, digits, note, overlap)
 
 

@@ -1,6 +1,7 @@
 """One look per method, the same in every figure of every report: colour-blind-safe colour, marker and line.
 
-Colours are those of Okabe and Ito (2008, "Color Universal Design"); marker and line style tell methods apart without any colour.
+Colours are those of Okabe and Ito (2008, "Color Universal Design"); marker and line style tell methods apart without
+any colour.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ UPPER = frozenset({"full-rate", "oracle"})
 
 _PLOTLY_MARKERS = {
     "d": "diamond-tall", "v": "triangle-down", "*": "star", "o": "circle", "s": "square", "^": "triangle-up",
-    "D": "diamond", "P": "cross", "X": "x", "<": "triangle-left", ">": "triangle-right", "h": "hexagon", "p": "pentagon",
+    "D": "diamond", "P": "cross", "X": "x", "<": "triangle-left",
+    ">": "triangle-right", "h": "hexagon", "p": "pentagon",
 }  # fmt: skip
 _FREE_COLOURS = (ORANGE, SKY, BLUE, GREEN, VERMILLION, PURPLE)
 _FREE_MARKERS = ("D", "P", "<", ">", "h", "p", "v", "X")
@@ -81,9 +83,11 @@ def look(method: str, bound: bool = False) -> Look:
 def looks(labels: Iterable[str], bounds: Iterable[str] = ()) -> dict[str, Look]:
     """Return label -> look. Variants of one method share its colour; marker and line style tell them apart.
 
-    ``bounds`` names the labels whose family is ``bound``. Two unknown names whose hashes meet are moved apart by marker.
+    ``bounds`` names the labels whose family is ``bound``. Two unknown names whose hashes meet are moved apart by
+    marker.
     """
-    thin, chosen = set(bounds), {}
+    thin = set(bounds)
+    chosen: dict[str, Look] = {}
     for label in sorted(set(labels), key=order):
         wanted = look(base_name(label), label in thin)
         taken = {(seen.colour, seen.marker) for seen in chosen.values()}

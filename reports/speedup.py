@@ -1,4 +1,4 @@
-"""Speed between methods: paired log-ratios per clip and round, interval over clips, beside the noise floor of the session."""
+"""Speed between methods: paired log-ratios per clip and round, interval over clips, and the noise floor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avtbench.reports.intervals import RESAMPLES, Estimate, estimate
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times faster ``fast`` is than ``slow``: ``31.2x [29.8, 32.5], 16 of 16 clips, 3 launches, cpu, float32``."""
+    """How often ``fast`` fits into ``slow``: ``31.2x [29.8, 32.5], 16 of 16 clips, 3 launches, latency, cpu, float32``."""
 
     fast: str
     slow: str
@@ -29,7 +29,7 @@ class Speedup:
     dtype: str
     scenario: str
     noise_floor: float | None = None
-    """Largest ratio (or its inverse) that the same method shows against itself, 1 or more; None where no A/A pair was run."""
+    """Widest ratio of a method against itself, 1 or more; None where no A/A pair was run."""
 
     @property
     def real(self) -> bool:
@@ -59,8 +59,9 @@ def paired_speedup(
 ) -> Estimate:
     """Return ``slow / fast`` in seconds for two sets of speed lines of one setting each.
 
-    Log-ratios are taken between samples of the same clip, launch and round, averaged per clip, then over clips; the interval is a
-    cluster bootstrap over clips. ``side``: ``total`` (end to end) or ``encode``. Raises :class:`Refused` without a common round.
+    Log-ratios are taken between samples of the same clip, launch and round, averaged per clip, then over clips; the
+    interval is a cluster bootstrap over clips. ``side``: ``total`` (end to end) or ``encode``. Raises
+    :class:`Refused` without a common round.
     """
     left, right = _samples(slow, side), _samples(fast, side)
     ratios: dict[tuple[str, str], list[float]] = {}
@@ -83,7 +84,8 @@ def speedup(
 ) -> Speedup:  # fmt: skip
     """Return how many times faster ``fast`` is than ``slow``, each at one setting (the only one, where none is given).
 
-    Raises :class:`Refused` where a method has no timing in the scenario, several settings without a choice, or other hardware.
+    Raises :class:`Refused` where a method has no timing in the scenario, several settings without a choice, or other
+    hardware.
     """
     table = rows if isinstance(rows, pd.DataFrame) else frame(rows)
     timed = table[(table["pass"] == "speed") & table["done"] & (table["scenario"] == scenario)]
@@ -111,7 +113,7 @@ def speedup(
 
 
 def noise_floor(speed: pd.DataFrame) -> float | None:
-    """Return the widest ratio between two runs of the same method under two names (A/A), as a number >= 1; None without a pair."""
+    """Return the widest ratio between a method and itself under another name (A/A), >= 1; None without a pair."""
     worst = None
     for (label, _), of_pair in speed[speed["alias"] != ""].groupby(["label", "setting"], dropna=False):
         plain = speed[(speed["label"] == label) & (speed["alias"] == "") & speed["setting"].isin(of_pair["setting"])]

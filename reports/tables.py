@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ _SHORT = {
 class Table:
     """A table twice: ``values`` at full precision for programs, ``texts`` as printed (same lines, other columns).
 
-    ``bold`` holds (line, column of ``texts``). The first column of ``texts`` groups the lines; ``notes`` stand below it.
+    ``bold`` holds (line, column of ``texts``). The first column of ``texts`` groups the lines; ``notes`` stand below
+    it.
     """
 
     name: str
@@ -85,8 +87,8 @@ class Line:
 def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] = LEVELS) -> Table:
     """Every method at equal kept fractions, each clip read off its own curve; the best of a level in bold.
 
-    Nothing is best that lacks clips, nor an upper bound (full rate, oracle). A bound that keeps everything stands once per data
-    set, on a line of its own.
+    Nothing is best that lacks clips, nor an upper bound (full rate, oracle). A bound that keeps everything stands
+    once per data set, on a line of its own.
     """
     points = quality_points(table)
     points = with_times(points[points["tier"] == tier], speed_points(table))
@@ -102,8 +104,8 @@ def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] = LEVELS) ->
             ]
             lines += mark_best([line for line in block if line.done])
     caption = (
-        "Matched rate: every method at the same kept fraction, each clip read off its own curve. Mean over clips. Bold: best of its "
-        "level, upper bounds aside. *: not every clip is in the mean, never best."
+        "Matched rate: every method at the same kept fraction, each clip read off its own curve. Mean over clips. Bold: best "
+        "of its level, upper bounds aside. *: not every clip is in the mean, never best."
     )
     return _table(f"results-{tier}", caption, "kept", lines, MATCHED, absences(points))
 
@@ -130,7 +132,7 @@ def _table(
     for line in lines:
         where: dict[str, Any] = {"data set": line.dataset, at: line.at, "method": line.label}
         counts = {"clips": line.done, "of": line.of, "lossless": line.lossless}
-        exact = {}
+        exact: dict[str, Any] = {}
         for m in measures:
             mean = line.means[m]
             exact |= {m: math.inf if not mean.n and mean.lossless else mean.value, f"{m}_n": mean.n}
@@ -161,7 +163,7 @@ def timing(summary: pd.DataFrame) -> Table:
                 "NFE ↓": "–" if math.isnan(line["nfe"]) else f"{line['nfe']:.1f}",
                 "peak (MB) ↓": "–" if math.isnan(line["peak_mb"]) else f"{line['peak_mb']:.0f}",
                 "weights": line["weights"],
-                "clips": f"{line['clips']}",
+                "clips": f"{line['clips']} of {line['of']}",
                 "launches": f"{line['launches']}",
             }
         )
@@ -195,7 +197,7 @@ def _at(mine: pd.DataFrame, label: str, dataset: str, level: float, of: int) -> 
 
 
 def mark_best(block: Sequence[Line]) -> list[Line]:
-    """Mark the best value per measure. Ties in print share the mark; where all tie, or one stands alone, nothing is marked."""
+    """Mark the best value per measure. Ties in print share the mark; where all tie or one stands alone, there is none."""
     best: list[set[str]] = [set() for _ in block]
     able = [i for i, line in enumerate(block) if base_name(line.label) not in UPPER and line.done == line.of]
     for m in MATCHED:
@@ -225,7 +227,7 @@ def _markdown_cell(text: object) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """One ``table`` environment per group for a document that loads ``booktabs`` and ``graphicx``; pandas' Styler writes it."""
+    """One ``table`` environment per group, for a document with ``booktabs`` and ``graphicx``; by pandas' Styler."""
     parts = []
     for number, (group, lines) in enumerate(table.groups()):
         styles = pd.DataFrame("", index=lines.index, columns=lines.columns)
@@ -249,11 +251,9 @@ def to_latex(table: Table) -> str:
 
 
 def _spaced(body: str, lines: pd.DataFrame) -> str:
-    """Put some room between levels: wherever the first column changes, unless it changes on every line."""
-    first = list(lines.iloc[:, 0])
-    changes = [a != b for a, b in zip(first, first[1:], strict=False)]
-    if all(changes):
-        return body
+    """Put some room between blocks: wherever the steadier of the first two columns changes."""
+    columns = [list(lines.iloc[:, i]) for i in (0, 1)]
+    changes = min(([x != y for x, y in itertools.pairwise(c)] for c in columns), key=sum)
     out, data = [], -1
     for text in body.splitlines():
         if text == "\\bottomrule":
@@ -267,14 +267,16 @@ def _spaced(body: str, lines: pd.DataFrame) -> str:
 
 _LATEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
-    "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "↑": "$\\uparrow$", "↓": "$\\downarrow$", "–": "--", "×": "$\\times$",
-    "<": "$<$", ">": "$>$", "|": "$|$",
+    "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "↑": "$\\uparrow$", "↓": "$\\downarrow$",
+    "–": "--", "×": "$\\times$",
+    "\0": "{}", "<": "$<$", ">": "$>$", "|": "$|$",
 }  # fmt: skip
 
 
 def latex_text(text: object) -> str:
     """Escape for pdflatex; characters beyond Latin become ``?``."""
-    return "".join(_LATEX.get(c, c if " " <= c <= "~" or 0xA0 < ord(c) < 0x180 else "?") for c in str(text))
+    text = str(text).replace("--", "-\0-")
+    return "".join(_LATEX.get(c, c if " " <= c <= "~" or 0xA0 < ord(c) < 0x180 else "?") for c in text)
 
 
 def write(table: Table, folder: Path) -> list[Path]:

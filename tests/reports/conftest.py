@@ -44,27 +44,52 @@ def quality_row(
     kept = max(1, round(share * total))
     flat = 1 - 10 ** (-(30 if math.isinf(value) else value) / 18)
     columns = {"lpips_squeeze": [(1 - flat) * 4] * FRAMES} if lpips else {}
-    fields: dict[str, Any] = dict(
-        key=f"q-{dataset}-{method}-{share}-{clip}-{sorted(changes.items())}",
-        status=Status.DONE, pass_="quality", method=method, tier="shared", family=FAMILIES.get(method, "threshold"),
-        weights="trained", tokenizer="embedded",
-        setting_name="threshold", setting=round(1 - share, 3) if setting is None else setting, dataset=dataset,
-        clip=f"clip-{clip:02d}", source=source, frames=FRAMES, height=SIZE, width=SIZE, motion=1.5 * clip + 0.3,
-        view={"size": SIZE, "frames": FRAMES}, environment="env0", seconds=0.5, evaluations={"encoder": 1, "decoder": 1},
-        rate=Rate(kept=kept, total=total, payload_bits=kept * 256, mask_bits=total, mask_bits_coded=round(total * 0.7)),
-        quality=Quality(
-            profile=profile, frame_pixels=pixels, frame_sse=[sse] * FRAMES, frame_sse_float=[sse / 255**2] * FRAMES,
-            frame_ssim=[1.0 if math.isinf(value) else flat] * FRAMES, frame_lpips=columns,
+    fields: dict[str, Any] = {
+        "key": f"q-{dataset}-{method}-{share}-{clip}-{sorted(changes.items())}",
+        "status": Status.DONE,
+        "pass_": "quality",
+        "method": method,
+        "tier": "shared",
+        "family": FAMILIES.get(method, "threshold"),
+        "weights": "trained",
+        "tokenizer": "embedded",
+        "setting_name": "threshold",
+        "setting": round(1 - share, 3) if setting is None else setting,
+        "dataset": dataset,
+        "clip": f"clip-{clip:02d}",
+        "source": source,
+        "frames": FRAMES,
+        "height": SIZE,
+        "width": SIZE,
+        "motion": 1.5 * clip + 0.3,
+        "view": {"size": SIZE, "frames": FRAMES},
+        "environment": "env0",
+        "seconds": 0.5,
+        "evaluations": {"encoder": 1, "decoder": 1},
+        "rate": Rate(
+            kept=kept, total=total, payload_bits=kept * 256, mask_bits=total, mask_bits_coded=round(total * 0.7)
+        ),
+        "quality": Quality(
+            profile=profile,
+            frame_pixels=pixels,
+            frame_sse=[sse] * FRAMES,
+            frame_sse_float=[sse / 255**2] * FRAMES,
+            frame_ssim=[1.0 if math.isinf(value) else flat] * FRAMES,
+            frame_lpips=columns,
             absent={"lpips_vgg": "no backbone weights; give --lpips-weights FILE", "lpips_alex": "no backbone weights"},
         ),
-    )  # fmt: skip
+    }
     return Row(**(fields | changes))
 
 
 FAMILIES = {
-    "full-rate": "bound", "hold": "bound", "random": "bound", "oracle": "bound",
-    "elastictok-style": "search", "infotok-style": "threshold",
-}  # fmt: skip
+    "full-rate": "bound",
+    "hold": "bound",
+    "random": "bound",
+    "oracle": "bound",
+    "elastictok-style": "search",
+    "infotok-style": "threshold",
+}
 
 COST = {
     "full-rate": 0.030,
@@ -77,9 +102,17 @@ COST = {
 
 
 def speed_row(
-    method: str = "lit", share: float = 0.5, clip: int = 0, *, dataset: str = "davis", cost: float | None = None,
-    launch: int = 0, setting: float | None = None, scenario: str = "latency", **changes: Any,
-) -> Row:  # fmt: skip
+    method: str = "lit",
+    share: float = 0.5,
+    clip: int = 0,
+    *,
+    dataset: str = "davis",
+    cost: float | None = None,
+    launch: int = 0,
+    setting: float | None = None,
+    scenario: str = "latency",
+    **changes: Any,
+) -> Row:
     """Eight samples; a common slowness per round that pairing removes."""
     base = (COST.get(method, 0.031) if cost is None else cost) * (1 + 0.04 * clip)
     if method == "elastictok-style":
@@ -98,27 +131,63 @@ def speed_row(
         }
     elif method == "lit":
         stages |= {"decode/fill": 0.2 * totals, "decode/decoder": 0.18 * totals}
-    fields: dict[str, Any] = dict(
-        key=f"s-{dataset}-{method}-{share}-{clip}-{launch}-{scenario}", status=Status.DONE, pass_="speed", method=method,
-        tier="shared", family=FAMILIES.get(method, "threshold"), weights="trained", tokenizer="embedded", setting_name="threshold",
-        setting=round(1 - share, 3) if setting is None else setting, dataset=dataset, clip=f"clip-{clip:02d}", frames=FRAMES,
-        height=SIZE, width=SIZE, view={"size": SIZE, "frames": FRAMES}, environment="env0",
-        evaluations={"encoder": 1, "decoder": 12 if method == "elastictok-style" else 1},
-        rate=Rate(kept=round(share * 1280), total=1280, payload_bits=round(share * 1280) * 256, mask_bits=1280, mask_bits_coded=900),
-        timing=Timing(
-            scenario=scenario, device="cpu", dtype="float32", launch=launch, rounds=rounds, encode_side=list(encode),
-            decode_side=list(decode), warmup=[0.1], stop_reason="interval", seed=1, peak_bytes=300 * 2**20,
+    fields: dict[str, Any] = {
+        "key": f"s-{dataset}-{method}-{share}-{clip}-{launch}-{scenario}",
+        "status": Status.DONE,
+        "pass_": "speed",
+        "method": method,
+        "tier": "shared",
+        "family": FAMILIES.get(method, "threshold"),
+        "weights": "trained",
+        "tokenizer": "embedded",
+        "setting_name": "threshold",
+        "setting": round(1 - share, 3) if setting is None else setting,
+        "dataset": dataset,
+        "clip": f"clip-{clip:02d}",
+        "frames": FRAMES,
+        "height": SIZE,
+        "width": SIZE,
+        "view": {"size": SIZE, "frames": FRAMES},
+        "environment": "env0",
+        "evaluations": {"encoder": 1, "decoder": 12 if method == "elastictok-style" else 1},
+        "rate": Rate(
+            kept=round(share * 1280),
+            total=1280,
+            payload_bits=round(share * 1280) * 256,
+            mask_bits=1280,
+            mask_bits_coded=900,
+        ),
+        "timing": Timing(
+            scenario=scenario,
+            device="cpu",
+            dtype="float32",
+            launch=launch,
+            rounds=rounds,
+            encode_side=list(encode),
+            decode_side=list(decode),
+            warmup=[0.1],
+            stop_reason="interval",
+            seed=1,
+            peak_bytes=300 * 2**20,
             stages=[StageCost(path=p, seconds=list(s)) for p, s in stages.items()],
         ),
-    )  # fmt: skip
+    }
     return Row(**(fields | changes))
 
 
 def failed_row(method: str, clip: int, reason: str = "cannot decode: no video stream", **changes: Any) -> Row:
-    fields: dict[str, Any] = dict(
-        key=f"f-{method}-{clip}-{sorted(changes.items())}", status=Status.FAILED, reason=reason, pass_="quality", method=method,
-        tier="shared", family=FAMILIES.get(method, "threshold"), weights="trained", dataset="davis", clip=f"clip-{clip:02d}",
-    )  # fmt: skip
+    fields: dict[str, Any] = {
+        "key": f"f-{method}-{clip}-{sorted(changes.items())}",
+        "status": Status.FAILED,
+        "reason": reason,
+        "pass_": "quality",
+        "method": method,
+        "tier": "shared",
+        "family": FAMILIES.get(method, "threshold"),
+        "weights": "trained",
+        "dataset": "davis",
+        "clip": f"clip-{clip:02d}",
+    }
     return Row(**(fields | changes))
 
 
@@ -132,7 +201,7 @@ def sweep(methods: Sequence[str] = METHODS, clips: int = 8, dataset: str = "davi
         for share in (1.0,) if method == "full-rate" else SHARES:
             for clip in range(clips):
                 reached = share if method == "full-rate" else min(1.0, share * (0.9 + 0.03 * clip))
-                common: dict[str, Any] = dict(dataset=dataset, setting=round(1 - share, 3))
+                common: dict[str, Any] = {"dataset": dataset, "setting": round(1 - share, 3)}
                 rows.append(quality_row(method, reached, clip, **common))
                 if speed and share in (0.2, 0.5, 1.0) and clip < 4:
                     rows.append(speed_row(method, reached, clip, **common))
