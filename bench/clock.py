@@ -1,11 +1,13 @@
 """The clock: one synchronised call, and the tree of stages inside it.
 
-A call is timed by ``perf_counter_ns`` around synchronise-call-synchronise. Stage borders inside it never synchronise: on
-the CPU they read the same clock, on CUDA they record an event, and the events are read after the last synchronisation.
+A call is timed by ``perf_counter_ns`` around synchronise-call-synchronise. Stage borders inside it never synchronise:
+on the CPU they read the same clock, on CUDA they record an event, read after the last synchronisation.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
 import time
 from collections import Counter
@@ -25,7 +27,7 @@ Nanoseconds = Callable[[], int]
 
 
 def synchroniser(device: torch.device) -> Callable[[], None]:
-    """A function that returns once ``device`` has finished its queue. Raises ValueError for a device without a clock."""
+    """A function that returns once ``device`` has finished its queue. Raises ValueError where there is no clock."""
     if device.type == "cpu":
         return lambda: None
     if device.type == "cuda":
@@ -102,7 +104,7 @@ def tree_order(paths: Iterable[str]) -> list[str]:
 
 
 def with_unattributed(stages: Mapping[str, float], total: float) -> dict[str, float]:
-    """Add to every parent, and to the whole call of ``total`` seconds, a leaf with what its stages leave unexplained."""
+    """Add to every parent, and to the whole call of ``total`` seconds, a leaf with what its stages do not explain."""
     children: dict[str, float] = {}
     for path, seconds in stages.items():
         parent = path.rpartition("/")[0]
@@ -153,7 +155,7 @@ class FlopListener:
 
 class PeakListener:
     """Attributes peak memory to stages. CUDA: bytes allocated by torch. CPU: resident set of the process, interpreter
-    and weights included, sampled every millisecond and at every border."""
+    and weights included, sampled every millisecond and at every border, after freed memory went back to the system."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -193,6 +195,8 @@ class PeakListener:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed memory, which would hide the stages' own
             self._watcher = threading.Thread(target=self._watch, daemon=True)
             self._watcher.start()
         self._sample()

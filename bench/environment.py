@@ -33,6 +33,7 @@ VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WO
              "PYTORCH_CUDA_ALLOC_CONF", "TORCHINDUCTOR_FREEZING", "CUDA_LAUNCH_BLOCKING")  # fmt: skip
 GROUPS = ("hardware", "driver", "numerics", "threads", "software")
 """Keys of a fingerprint, each a flat mapping; one line each in :func:`diff`."""
+Fingerprint = Mapping[str, Mapping[str, Any]]
 
 
 def _first_line(path: str, start: str = "") -> str | None:
@@ -164,7 +165,7 @@ def differences(
     }
 
 
-def diff(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def diff(a: Fingerprint, b: Fingerprint) -> list[str]:
     """Five lines, one a group, e.g. ``numerics: TF32 matmul False -> True`` or ``hardware: same``."""
     return [
         f"{group}: " + ("; ".join(f"{name} {old} -> {new}" for name, old, new in changed) or "same")
@@ -172,9 +173,7 @@ def diff(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]])
     ]
 
 
-def headline(record: Mapping[str, Mapping[str, Any]]) -> str:
+def headline(record: Fingerprint) -> str:
     """The card or processor a number is quoted with, e.g. ``NVIDIA H200`` or ``Xeon Platinum 8480+, 2 threads``."""
-    hardware = record.get("hardware", {})
-    return str(
-        hardware.get("gpu") or f"{hardware.get('cpu')}, {record.get('threads', {}).get('torch threads')} threads"
-    )
+    hardware, threads = record.get("hardware", {}), record.get("threads", {}).get("torch threads")
+    return str(hardware.get("gpu") or f"{hardware.get('cpu')}, {threads} thread{'' if threads == 1 else 's'}")

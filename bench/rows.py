@@ -102,9 +102,10 @@ class Timing(_Record):
     lanes: int = 1
     """Clips in flight at once (``throughput``); the samples are then seconds per clip."""
     chunks: list[list[float]] = Field(default_factory=list)
-    """``stream``: end-to-end seconds of every chunk, one list per sample; the first entry is the time to first chunk."""
+    """``stream``: end-to-end seconds of every chunk, one list per sample; the first is the time to first chunk."""
     setup_seconds: float | None = None
-    """From the start of the process to the built method: imports, weights, moving them to the device."""
+    """From the start of the process to the built method: imports, weights, moving them to the device. Measured alone
+    in ``cold``; elsewhere the processes of a launch start side by side."""
     forced: dict[str, Any] = Field(default_factory=dict)
     """Declared trace (rate, search length) when weights are random."""
 
