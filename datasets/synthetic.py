@@ -17,6 +17,7 @@ import numpy as np
 
 from avtbench.datasets.contract import Clip, ClipError, ClipRef, VideoDataset, View
 from avtbench.datasets.motion import motion
+from avtbench.datasets.video import check_view
 
 PHOTOGRAPHS = (
     "astronaut", "coffee", "chelsea", "motorcycle_left", "camera", "grass", "coins", "brick", "ihc", "moon",
@@ -81,6 +82,7 @@ class Synthetic(VideoDataset):
         scene = self.scenes.get(ref.name)
         if scene is None:
             raise ClipError(f"data set synthetic: has no clip {ref.name}, expected one of {', '.join(self.scenes)}")
+        check_view(view)
         size, frames = view.size or SIZE, view.frames or FRAMES
         moments = range(view.start, view.start + frames * view.stride, view.stride)
         video = np.stack([render(scene, t, size) for t in moments])
@@ -99,13 +101,15 @@ def _scenes(clips: int, seed: int) -> list[Scene]:
         view = float(rng.uniform(0.6, 0.9))
         inside = 1 / view - 1  # so far the window can be moved without leaving the photograph
         kind, turn = KINDS[i % len(KINDS)], i // len(KINDS)
+        photo = photos[i % len(photos)]
+        vivid = [p for p in PHOTOGRAPHS[:4] if p != photo]
         speed = (0.003, 0.02)[turn % 2] * rng.uniform(0.75, 1.25)
         scenes.append(
             Scene(
                 name=f"{kind}-{turn}",
                 kind=kind,
-                photo=photos[i % len(photos)],
-                other=photos[(i + 3) % len(photos)],
+                photo=photo,
+                other=vivid[int(rng.integers(len(vivid)))],
                 speed=float(speed) if kind in ("pan", "sprite") else 0.0,
                 angle=float(rng.uniform(0, 2 * math.pi)),
                 zoom=(1.004, 1.016)[turn % 2] if kind == "zoom" else 1.0,
@@ -179,7 +183,7 @@ def _bounce(way: float, room: float) -> float:
 
 
 def _window(photo: str, size: int, view: float, x: float, y: float) -> np.ndarray:
-    """The picture through a square window with its corner at (x, y), in units of its side; photographs go on mirrored."""
+    """Through a square window with its corner at (x, y), in units of its side; photographs go on mirrored."""
     from PIL import Image
 
     canvas, height, width = _canvas(photo)

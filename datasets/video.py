@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 VIDEO_SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".ogv", ".y4m", ".gif",
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".ogv", ".y4m",
+    ".gif",
 )  # fmt: skip
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -52,7 +53,7 @@ def read(path: Path, view: View, fps: float | None = None) -> Footage:
     ``fps``: the rate of a folder of frames, which does not say its own. Only the frames that are needed are converted
     and kept, each already resampled, so that memory follows the size asked for. Raises :class:`ClipError`.
     """
-    _check(view)
+    check_view(view)
     if path.is_dir():
         return _gather(path, _frames_of_folder(path), view, fps)
     if not path.is_file():
@@ -60,7 +61,8 @@ def read(path: Path, view: View, fps: float | None = None) -> Footage:
     return _read_file(path, view)
 
 
-def _check(view: View) -> None:
+def check_view(view: View) -> None:
+    """Raise :class:`ClipError` for a size, length, start or stride that no clip can have."""
     for knob, least in (("size", 1), ("frames", 1), ("start", 0), ("stride", 1)):
         value = getattr(view, knob)
         if value is not None and value < least:
