@@ -410,12 +410,6 @@ def doctor() -> None:
 # ------------------------------------------------------------------------------------------- parts that live elsewhere
 
 
-if _there("methods.training.commands"):
-    _FORWARD: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+from avtbench.bench.train_command import app as _training  # noqa: E402
 
-    @app.command(context_settings=_FORWARD, epilog="Example: avtbench train tokenizer --help")
-    def train(context: typer.Context) -> None:
-        """Train the tokeniser or a method's own networks; resumes from the last checkpoint."""
-        from avtbench.methods.training import commands
-
-        raise typer.Exit(commands.app(context.args, prog_name="avtbench train", standalone_mode=False) or 0)
+app.add_typer(_training, name="train")

@@ -175,7 +175,6 @@ def _dataset(place: str, windows: int = 1) -> Any:
 def _train(task: Task, out: Path, steps: int, learning_rate: float, seed: int, device: str, budget: str) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from avtbench.bench.spec import seconds_of
     from avtbench.methods.training.loop import Schedule, train
 
     schedule = Schedule(steps, learning_rate, warmup=min(300, steps // 10), check_every=max(steps // 24, 1), seed=seed)
@@ -188,6 +187,17 @@ def _train(task: Task, out: Path, steps: int, learning_rate: float, seed: int, d
             progress.update(line, completed=step)
             progress.console.print(f"step {step}: loss {loss:.4f} {held}")
 
-        card = train(task, out, schedule, device, show, budget_s=seconds_of(budget) if budget else None)
+        card = train(task, out, schedule, device, show, budget_s=_seconds(budget) if budget else None)
     print(f"{out / 'model.safetensors'}: {card['parameters']:,} parameters, {card['steps_done']} steps, "
           f"{card['seconds']:.0f} s; card.json, log.csv and curve.png beside it")  # fmt: skip
+
+
+def _seconds(text: str) -> float:
+    import pandas as pd
+
+    from avtbench.bench.errors import UserError
+
+    try:
+        return float(pd.Timedelta(text).total_seconds())
+    except ValueError:
+        raise UserError(f"--budget {text}: expected a time such as 40m or 2h") from None
