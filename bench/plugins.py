@@ -265,9 +265,9 @@ def _describe(kind: Kind, header: _Class, line: list[_Class], **where: Any) -> P
     except (SyntaxError, ValueError) as error:
         at = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         said = error.msg if isinstance(error, SyntaxError) else one_line(error)
-        name = header.path.stem if header.path.stem != "__init__" else header.path.parent.name
+        stem = header.path.stem if header.path.stem != "__init__" else header.path.parent.name
         return Plugin(
-            kind.name, name, header.path, header.name, state="broken", reason=f"syntax error: {said}{at}", **where
+            kind.name, stem, header.path, header.name, state="broken", reason=f"syntax error: {said}{at}", **where
         )
     literals: dict[str, Any] = {}
     done: set[str] = set()
@@ -276,7 +276,7 @@ def _describe(kind: Kind, header: _Class, line: list[_Class], **where: Any) -> P
         literals = {**_literals(node), **literals}
         done |= _functions(node, abstract=False)
         knobs = _knobs(node) if knobs is None else knobs
-    name = literals.get("name")
+    name: Any = literals.get("name")
     if name is None and (header.name.startswith("_") or any(_functions(n, abstract=True) for n in nodes[:1])):
         return None
     plugin = Plugin(
@@ -461,7 +461,7 @@ def load(plugin: Plugin) -> type:
         )
     if inspect.isabstract(cls):
         raise PluginError(
-            f"{plugin.kind} {plugin.name}: class does not define {', '.join(sorted(cls.__abstractmethods__))}"
+            f"{plugin.kind} {plugin.name}: class does not define {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))}"
         )
     return cls
 
@@ -554,7 +554,7 @@ def _fitting(cls: type, plugin: Plugin, knob: str, value: Any) -> Any:
     import pydantic
 
     try:
-        hint = get_type_hints(cls.__init__).get(knob)
+        hint = get_type_hints(cls.__init__).get(knob)  # type: ignore[misc]
         adapter = pydantic.TypeAdapter(hint) if hint is not None else None
     except Exception:  # an annotation that pydantic cannot judge is not judged
         return value
