@@ -98,6 +98,7 @@ class _Class:
     path: Path
 
 
+@cache
 def _headers(path: Path) -> list[_Class]:
     text = path.read_text(encoding="utf-8", errors="replace")
     found = []
@@ -342,8 +343,13 @@ def _from_file(kind: Kind, path: Path, **where: Any) -> list[Plugin]:
     return [p for p in found if p]
 
 
+@cache
+def _installed() -> Any:
+    return importlib.metadata.entry_points()  # once for all groups: it reads the metadata of every package
+
+
 def _entry_points(kind: Kind) -> Iterator[Plugin]:
-    for point in sorted(importlib.metadata.entry_points(group=kind.group), key=lambda p: p.name):
+    for point in sorted(_installed().select(group=kind.group), key=lambda p: p.name):
         origin = f"entry point of {point.dist.name}" if point.dist else "entry point"
         lost = Plugin(kind.name, point.name, Path(point.module), point.attr or "", point.module, origin, state="broken")
         path = _source_of(point.module)
@@ -459,10 +465,9 @@ def load(plugin: Plugin) -> type:
         raise PluginError(
             f"{plugin.kind} {plugin.name}: {plugin.class_name} does not derive from {kind.contract}.{kind.base}"
         )
-    if inspect.isabstract(cls):
-        raise PluginError(
-            f"{plugin.kind} {plugin.name}: class does not define {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))}"
-        )
+    lacking = sorted(getattr(cls, "__abstractmethods__", ()))
+    if lacking:
+        raise PluginError(f"{plugin.kind} {plugin.name}: class does not define {', '.join(lacking)}")
     return cls
 
 

@@ -121,8 +121,10 @@ def plan(spec: RunSpec) -> Plan:
                 raise
             left_out[wanted.name] = one_line(error)
     if not entries:
-        said = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "none is there"
-        raise PluginError(f"no method of the shared tier can run here ({said}); see avtbench ls")
+        reasons = dict.fromkeys(left_out.values())
+        said = f": {next(iter(reasons))}" if reasons else ""
+        more = f" ({len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
+        raise PluginError(f"no method of the shared tier can run here{said}{more}; see avtbench doctor")
     entries = [_aliased(entry, entries) for entry in entries]
     if "speed" in spec.passes and spec.speed.twin:
         entries.append(_twin(entries[0]))
