@@ -35,6 +35,10 @@ def speed_rows(
 ):
     """Rows around a time; with ``uneven`` the clips differ by that share, first to last."""
     chance = np.random.default_rng(zlib.crc32(f"{method}{dtype}{alias}".encode()))
+
+    def samples(clip):
+        return list(seconds * (1 + uneven * (clip / (clips - 1) - 0.5)) * np.exp(chance.normal(0, spread, 8)))
+
     return [
         Row(
             key=f"{method}{alias}{clip}{launch}", status=Status.DONE, pass_="speed", method=method, alias=alias,
@@ -42,7 +46,7 @@ def speed_rows(
             width=64, environment="card",
             timing=Timing(
                 scenario="latency", device="cuda", dtype=dtype, launch=launch, rounds=list(range(8)), seed=0,
-                encode_side=list(seconds * (1 + uneven * (clip / (clips - 1) - 0.5)) * np.exp(chance.normal(0, spread, 8))), decode_side=[0.0] * 8, warmup=[],
+                encode_side=samples(clip), decode_side=[0.0] * 8, warmup=[],
                 stages=[StageCost(path="encode", seconds=[seconds] * 8, flops=flops, evaluations={"net": 2})],
                 stop_reason="given",
             ),
