@@ -104,8 +104,8 @@ def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] = LEVELS) ->
             ]
             lines += mark_best([line for line in block if line.done])
     caption = (
-        "Matched rate: every method at the same kept fraction, each clip read off its own curve. Mean over clips. Bold: best "
-        "of its level, upper bounds aside. *: not every clip is in the mean, never best."
+        "Matched rate: every method at the same kept fraction, each clip read off its own curve. Mean over clips. "
+        "Bold: best of its level, upper bounds aside. *: not every clip is in the mean, never best."
     )
     return _table(f"results-{tier}", caption, "kept", lines, MATCHED, absences(points))
 
@@ -197,7 +197,7 @@ def _at(mine: pd.DataFrame, label: str, dataset: str, level: float, of: int) -> 
 
 
 def mark_best(block: Sequence[Line]) -> list[Line]:
-    """Mark the best value per measure. Ties in print share the mark; where all tie or one stands alone, there is none."""
+    """Mark the best value per measure. Ties in print share the mark; where all tie, there is none."""
     best: list[set[str]] = [set() for _ in block]
     able = [i for i, line in enumerate(block) if base_name(line.label) not in UPPER and line.done == line.of]
     for m in MATCHED:
