@@ -117,3 +117,10 @@ def test_every_table_compiles(make, tmp_path, monkeypatch):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull \\hbox" not in done.stdout
+
+
+def test_a_method_that_never_meets_the_level_is_named(make):
+    rows = [make.quality_row("lit", s, 0) for s in (0.4, 0.6)] + [make.quality_row("hold", s, 0) for s in (0.7, 0.9)]
+    table = tables.matched(frame(rows), "shared", levels=(0.5,))
+    assert list(table.texts["method"]) == ["lit"]
+    assert table.notes[-1] == "hold keeps 0.5 of the tokens on no clip of davis"
