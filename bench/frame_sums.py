@@ -24,20 +24,20 @@ def frame_sums(original: Tensor, reconstruction: Tensor) -> FrameSums:
 
     H and W at least 7. NaN in the reconstruction shows as NaN in ``sse_float``.
     """
-    if original.device.type == "cpu":
-        y = reconstruction.detach().cpu()
-        y = y if y.dtype in (torch.uint8, torch.float32, torch.float64, torch.float16) else y.float()
-        return cpu_frame_sums(original.numpy(), y.numpy(), threads=torch.get_num_threads())
-    return torch_frame_sums(original, reconstruction)
+    if reconstruction.device.type != "cpu":
+        return torch_frame_sums(original, reconstruction)
+    y = reconstruction.detach()
+    y = y.float() if y.dtype == torch.bfloat16 else y
+    return cpu_frame_sums(original.cpu().numpy(), y.numpy(), threads=torch.get_num_threads())
 
 
 @torch.inference_mode()
 def torch_frame_sums(original: Tensor, reconstruction: Tensor) -> FrameSums:
-    """:func:`frame_sums` in torch, a batch of frames at a time, on the device of ``original``."""
+    """:func:`frame_sums` in torch, a batch of frames at a time, on the device of ``reconstruction``."""
     found = FrameSums()
     batch = max(1, _VALUES_AT_ONCE // original[0].numel())
     for x, y in zip(original.split(batch), reconstruction.split(batch), strict=True):
-        exact = y.to(x.device).float()
+        x, exact = x.to(y.device), y.float()
         if y.is_floating_point():
             exact = exact.clamp(0, 1).mul_(255)
         a, b = x.flatten(2).int(), exact.add(0.5).int().flatten(2)

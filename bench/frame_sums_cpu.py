@@ -100,18 +100,22 @@ class _Buffers:
         a, b, squares, products, spare = (buffer[: x.size] for buffer in self.integers)
         f, g, h = (buffer[: x.size] for buffer in self.floats)
 
-        _convert(y, f.reshape(x.shape))
-        if y.dtype != np.uint8:
-            np.clip(f, 0, 1, out=f)
-            np.multiply(f, 255, out=f)
-        with np.errstate(invalid="ignore"):  # NaN is found in the sums
-            _convert(np.add(f, 0.5, out=g), b)  # truncates, hence rounds half up
         _convert(x, a.reshape(x.shape))
-        _square(np.subtract(f, _convert(a, g), out=f))
-        sse_float = f.reshape(frames, rows, row)[:, :counted].sum(axis=2).sum(axis=1, dtype=np.float64)
+        if y.dtype == np.uint8:
+            _convert(y, b.reshape(x.shape))
+        else:
+            np.clip(_convert(y, f.reshape(x.shape)), 0, 1, out=f.reshape(x.shape))
+            np.multiply(f, 255, out=f)
+            with np.errstate(invalid="ignore"):  # NaN is found in the sums
+                _convert(np.add(f, 0.5, out=g), b)  # truncates, hence rounds half up
         _square(np.subtract(a, b, out=squares))
         fits = np.int32 if row * 255**2 < 1 << 31 else np.int64
         sse = squares.reshape(frames, rows, row)[:, :counted].sum(axis=2, dtype=fits).sum(axis=1, dtype=np.int64)
+        if y.dtype == np.uint8:
+            sse_float = sse.astype(np.float64)
+        else:
+            _square(np.subtract(f, _convert(a, g), out=f))
+            sse_float = f.reshape(frames, rows, row)[:, :counted].sum(axis=2).sum(axis=1, dtype=np.float64)
 
         np.multiply(a, b, out=products)
         both = _window(np.add(a, np.left_shift(b, 16, out=b), out=a), b, spare, row, channels)

@@ -274,7 +274,7 @@ class Workbench:
 
         how = {"device": str(self.device), "dtype": self.spec.dtype, "seed": self.spec.seed}
         if pass_ == "quality":
-            return {**how, "profile": quality.PROFILE, "lpips": sorted(set(self.spec.lpips))}
+            return {**how, **quality.identity(self.spec.lpips)}
         return {**how, "scenario": "latency", "budget": self.spec.budget}
 
     @cached_property
