@@ -74,15 +74,34 @@ MEASURES: dict[str, Measure] = {
         Measure("lpips_vgg", "LPIPS (VGG)", "", "lower", 4, _lpips("vgg")),
         Measure("lpips_alex", "LPIPS (Alex)", "", "lower", 4, _lpips("alex")),
         Measure("lpips_squeeze", "LPIPS (Squeeze)", "", "lower", 4, _lpips("squeeze")),
-        Measure("kept_fraction", "kept tokens", "fraction", "lower", 3, lambda r: r.rate.kept / r.rate.total if r.rate else None),
-        Measure("bpp", "rate with mask", "bits per pixel", "lower", 3,
-                _per_pixel(lambda r: r.rate.payload_bits + r.rate.mask_bits_coded + r.rate.extra_bits)),  # type: ignore[union-attr]
+        Measure(
+            "kept_fraction",
+            "kept tokens",
+            "fraction",
+            "lower",
+            3,
+            lambda r: r.rate.kept / r.rate.total if r.rate else None,
+        ),
+        Measure(
+            "bpp",
+            "rate with mask",
+            "bits per pixel",
+            "lower",
+            3,
+            _per_pixel(lambda r: r.rate.payload_bits + r.rate.mask_bits_coded + r.rate.extra_bits),
+        ),  # type: ignore[union-attr]
         Measure("encode_ms", "encode side", "ms", "lower", 1, _seconds(lambda r: r.timing.encode_side)),  # type: ignore[union-attr]
         Measure("decode_ms", "decode side", "ms", "lower", 1, _seconds(lambda r: r.timing.decode_side)),  # type: ignore[union-attr]
         Measure("total_ms", "end to end", "ms", "lower", 1, _seconds(end_to_end)),
         Measure("nfe", "network evaluations", "", "lower", 1, lambda r: float(sum(r.evaluations.values())) or None),
-        Measure("peak_mb", "peak memory", "MB", "lower", 0,
-                lambda r: r.timing.peak_bytes / 2**20 if r.timing and r.timing.peak_bytes else None),
+        Measure(
+            "peak_mb",
+            "peak memory",
+            "MB",
+            "lower",
+            0,
+            lambda r: r.timing.peak_bytes / 2**20 if r.timing and r.timing.peak_bytes else None,
+        ),
         Measure("motion", "motion", "mean |luma difference|, 0-255", "neither", 2, lambda r: r.motion),
     )
 }

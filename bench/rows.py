@@ -76,6 +76,8 @@ class StageCost(_Record):
     """One entry per sample."""
     flops: int | None = None
     peak_bytes: int | None = None
+    evaluations: dict[str, int] = Field(default_factory=dict)
+    """Network evaluations inside the stage, per call."""
 
 
 class Timing(_Record):
@@ -97,8 +99,28 @@ class Timing(_Record):
     seed: int
     peak_bytes: int | None = None
     """Peak memory from a separate call: allocated on CUDA, resident set elsewhere."""
+    lanes: int = 1
+    """Clips in flight at once (``throughput``); the samples are then seconds per clip."""
+    chunks: list[list[float]] = Field(default_factory=list)
+    """``stream``: end-to-end seconds of every chunk, one list per sample; the first is the time to first chunk."""
+    setup_seconds: float | None = None
+    """From the start of the process to the built method: imports, weights, moving them to the device. Measured alone
+    in ``cold``; elsewhere the processes of a launch start side by side."""
     forced: dict[str, Any] = Field(default_factory=dict)
     """Declared trace (rate, search length) when weights are random."""
+
+
+class Preview(_Record):
+    """One frame of one point, kept for looking at: original, reconstruction and keep mask, each a PNG."""
+
+    key: str
+    """Key of the row it belongs to."""
+    frame: int
+    """Index of the frame in the clip."""
+    original: bytes = Field(repr=False)
+    reconstruction: bytes = Field(repr=False)
+    keep: bytes = Field(repr=False)
+    """Keep mask of the latent frame that covers ``frame``: 8-bit grey, one pixel per latent position, 255 = kept."""
 
 
 class Row(_Record):

@@ -21,16 +21,18 @@ class View:
 
     size:   side of the square centre crop, in pixels, after resizing the shorter side to it; None keeps the original
             extent (cropped to even sides).
+    square: False keeps the aspect ratio (sides rounded to even) instead of cropping, as training does.
     frames: frames per clip; None takes all. A shorter video gives a shorter clip.
     start:  first frame. stride: every n-th frame.
     """
 
     size: int | None = 128
+    square: bool = True
     frames: int | None = 17
     start: int = 0
     stride: int = 1
 
-    def as_dict(self) -> dict[str, int | None]:
+    def as_dict(self) -> dict[str, int | bool | None]:
         return asdict(self)
 
 

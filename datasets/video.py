@@ -91,7 +91,7 @@ def _gather(path: Path, frames: Iterable[_Frame], view: View, fps: float | None)
                 "size throughout; re-encode the recording"
             )
         extent = pixels.shape[:2]
-        taken.append(fit(pixels, view.size))
+        taken.append(fit(pixels, view.size, view.square))
         if len(taken) == view.frames:
             break
     if extent is None:
@@ -108,11 +108,12 @@ def _size(extent: Any) -> str:
     return f"{extent[1]}x{extent[0]}"
 
 
-def fit(pixels: np.ndarray, size: int | None) -> np.ndarray:
+def fit(pixels: np.ndarray, size: int | None, square: bool = True) -> np.ndarray:
     """Bring a frame ``uint8 [H, W, 3]`` to ``[size, size, 3]`` (resize the shorter side, centre crop).
 
     None: the frame itself, cropped to even sides. Resizing and cropping are one antialiased bicubic resampling of the
-    centred square, so the scale is exactly ``size / min(H, W)`` on both axes.
+    centred square, so the scale is exactly ``size / min(H, W)`` on both axes. ``square=False`` resamples the whole
+    frame instead, its longer side rounded to even.
     """
     from PIL import Image
 
@@ -122,6 +123,9 @@ def fit(pixels: np.ndarray, size: int | None) -> np.ndarray:
     side = min(height, width)
     if (height, width) == (size, size):
         return np.ascontiguousarray(pixels)
+    if not square:
+        to = (round(width * size / side / 2) * 2, round(height * size / side / 2) * 2)
+        return np.asarray(Image.fromarray(pixels).resize(to, Image.Resampling.BICUBIC))
     x, y = (width - side) / 2, (height - side) / 2
     image = Image.fromarray(pixels)
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side)))

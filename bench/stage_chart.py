@@ -1,0 +1,70 @@
+"""A picture in the terminal: where the time of a call goes, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.bar import Bar
+from rich.table import Table
+from rich.text import Text
+
+from avtbench.bench.rows import StageCost, Timing
+from avtbench.bench.statistics import SIDES, Samples, in_words
+
+BAR_WIDTH = 30
+
+
+def stage_chart(timings: Sequence[Timing], title: str = "") -> Table:
+    """A tree of stages with bars: median time over all launches, share, FLOPs, peak memory, network evaluations.
+
+    timings: the launches of one point (or several clips, whose samples are pooled). Raises ValueError without samples.
+    """
+    total = Samples([s for t in timings for s in SIDES["end to end"](t)])
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    table.add_column("", width=BAR_WIDTH)
+    for heading in ("time", "share", "FLOPs", "peak", "evaluations"):
+        table.add_column(heading, justify="right")
+    for path in dict.fromkeys(s.path for t in timings for s in t.stages):
+        same = [s for t in timings for s in t.stages if s.path == path]
+        seconds = float(np.median([x for s in same for x in s.seconds]))
+        share = seconds / total.median if total.median else 0.0
+        *parents, name = path.split("/")
+        loose = name == "unattributed"
+        if loose and share < 0.005:
+            continue
+        table.add_row(
+            Text("  " * len(parents) + name, style="dim" if loose else ""),
+            Bar(1.0, 0.0, min(share, 1.0), width=BAR_WIDTH, color="yellow" if loose else "cyan"),
+            in_words(seconds),
+            f"{share:.0%}",
+            _flops(same),
+            _peak(same),
+            _evaluations(same),
+        )
+    peak = max((t.peak_bytes for t in timings if t.peak_bytes), default=None)
+    table.add_section()
+    table.add_row("end to end", "", str(total), "100%", "", "" if peak is None else f"{peak / 2**20:.0f} MB", "")
+    for side in ("encode side", "decode side"):
+        table.add_row(side, "", str(Samples([s for t in timings for s in SIDES[side](t)])), "", "", "", "")  # type: ignore[index]
+    return table
+
+
+def _flops(stages: Sequence[StageCost]) -> str:
+    counted = [s.flops for s in stages if s.flops]
+    if not counted:
+        return ""
+    value = float(np.median(counted))
+    scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, "")) if value >= s)
+    return f"{value / scale:.3g} {unit}".rstrip()
+
+
+def _peak(stages: Sequence[StageCost]) -> str:
+    known = [s.peak_bytes for s in stages if s.peak_bytes]
+    return f"{max(known) / 2**20:.0f} MB" if known else ""
+
+
+def _evaluations(stages: Sequence[StageCost]) -> str:
+    counted = next((s.evaluations for s in stages if s.evaluations), {})
+    return ", ".join(f"{name} {n}" for name, n in counted.items())

@@ -1,0 +1,420 @@
+"""What stored samples of time say: medians with intervals, paired speed-ups, the noise floor, warnings in words.
+
+Nothing here measures and nothing needs torch: everything follows from stored :class:`~avtbench.bench.rows.Row` s.
+A speed-up is a log-ratio paired per clip and round, averaged over clips, with an interval by bootstrap over clips.
+"Faster" is said only where that interval excludes both 1 and the noise floor, which is what the instrument finds
+between one method and itself under another name (A/A).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from avtbench.bench.rows import Row, Timing
+
+LEVEL = 0.95
+"""Confidence level of every interval."""
+RESAMPLES = 9999
+FEWEST_CLIPS = 5
+"""Below this many clips a bootstrap over clips means nothing; the interval is then over rounds, and says so."""
+QUOTED_LAUNCHES = 3
+
+Side = Literal["end to end", "encode side", "decode side"]
+SIDES: dict[Side, Callable[[Timing], list[float]]] = {
+    "end to end": lambda t: [e + d for e, d in zip(t.encode_side, t.decode_side, strict=True)],
+    "encode side": lambda t: t.encode_side,
+    "decode side": lambda t: t.decode_side,
+}
+
+
+def in_words(seconds: float) -> str:
+    """Three digits and a unit, e.g. ``12.3 ms``."""
+    for scale, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+        if seconds * scale >= 1 or unit == "µs":
+            break
+    return f"{seconds * scale:.3g} {unit}" if seconds * scale < 1000 else f"{seconds * scale:.0f} {unit}"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds of repeated calls; prints as ``12.3 ms (12.1 ms - 12.9 ms)``: median, 20th and 80th percentile."""
+
+    values: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("no samples, expected at least one; the point was stopped before its first call")
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.values))
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """20th and 80th percentile."""
+        low, high = np.percentile(self.values, (20, 80))
+        return float(low), float(high)
+
+    @property
+    def iqr_share(self) -> float:
+        """Interquartile range as a share of the median."""
+        low, high = np.percentile(self.values, (25, 75))
+        return float((high - low) / self.median) if self.median else math.inf
+
+    @property
+    def deviation_share(self) -> float:
+        """Standard deviation as a share of the mean; 0 for a single sample."""
+        mean = float(np.mean(self.values))
+        return float(np.std(self.values, ddof=1) / mean) if len(self.values) > 1 and mean else 0.0
+
+    def __str__(self) -> str:
+        low, high = self.spread
+        return f"{in_words(self.median)} ({in_words(low)} - {in_words(high)})"
+
+
+def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Interval of the median from order statistics (binomial; no assumption on the shape of the distribution).
+
+    (0, inf) where no pair of order statistics reaches ``level``: below six samples at 95 %.
+    """
+    ordered = sorted(values)
+    rank = _rank(len(ordered), level)
+    return (ordered[rank - 1], ordered[-rank]) if rank else (0.0, math.inf)
+
+
+@lru_cache(maxsize=1024)
+def _rank(n: int, level: float) -> int:
+    """Rank of the order statistic that the median lies below with a chance of at most (1 - level) / 2; 0 if none."""
+    tail = (1 - level) / 2
+    rank = int(stats.binom.ppf(tail, n, 0.5)) if n else 0
+    while rank > 0 and stats.binom.cdf(rank - 1, n, 0.5) > tail:
+        rank -= 1
+    return rank
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half the width of the median's interval relative to the median; inf where there are too few samples."""
+    low, high = median_interval(values)
+    centre = float(np.median(values)) if len(values) else 0.0
+    return (high - low) / 2 / centre if centre > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How many times less time one method takes than another, with an interval and what it rests on."""
+
+    ratio: float
+    low: float
+    high: float
+    side: Side
+    clips: int
+    launches: int
+    pairs: int
+    where: str
+    """Card or processor, and number format."""
+    over: Literal["clips", "rounds"] = "clips"
+    """What the interval was resampled over."""
+
+    def __str__(self) -> str:
+        text = f"{_times(self.ratio)}x [{_times(self.low)}, {_times(self.high)}], {_count(self.clips, 'clip')}"
+        text += f", {_count(self.launches, 'launch', 'es')}, {self.where}"
+        return (
+            text if self.over == "clips" else f"{text}; interval over {_count(self.pairs, 'paired round')}, not clips"
+        )
+
+    def verdict(self, floor: float | None) -> str:
+        """``faster``, ``slower`` or ``not distinguishable``, in words with the number that decides.
+
+        floor: the noise floor as a factor >= 1 (see :func:`noise_floor`), None where no A/A pair was timed.
+        """
+        if floor is None:
+            return "not distinguishable: no noise floor; time one method twice under two names"
+        if self.low > floor:
+            return f"faster: the interval starts at {_times(self.low)}x, above the noise floor of {floor:.3f}x"
+        if self.high < 1 / floor:
+            return f"slower: the interval ends at {_times(self.high)}x, below the noise floor of {1 / floor:.3f}x"
+        if self.low > 1 or self.high < 1:
+            return (
+                f"not distinguishable: the noise floor of {floor:.3f}x is wider than the effect of "
+                f"{_times(self.ratio)}x; use a quieter machine or more launches"
+            )
+        between = f"[{_times(self.low)}, {_times(self.high)}]"
+        return f"not distinguishable: the interval {between} holds 1; take more clips or rounds"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.3f}" if ratio < 2 else f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
+
+
+def _count(n: int, noun: str, plural: str = "s") -> str:
+    return f"{n} {noun}{'' if n == 1 else plural}"
+
+
+def by_clip(rows: Iterable[Row]) -> dict[str, list[Timing]]:
+    """Timings of finished speed rows per clip (data set and name), one per launch."""
+    timings: dict[str, list[Timing]] = {}
+    for row in rows:
+        if row.timing is not None and row.timing.encode_side:
+            timings.setdefault(f"{row.dataset}/{row.clip}", []).append(row.timing)
+    return timings
+
+
+def log_ratios(
+    slow: Sequence[Timing], fast: Sequence[Timing], side: Side = "end to end"
+) -> dict[tuple[int, int], float]:
+    """log(slow / fast) per (launch, round) that both have, for one clip.
+
+    ``throughput`` and ``cold`` samples pair the same way: by launch and by their number within it.
+    """
+
+    def samples(timings: Sequence[Timing]) -> dict[tuple[int, int], float]:
+        return {(t.launch, r): s for t in timings for r, s in zip(t.rounds, SIDES[side](t), strict=True) if s > 0}
+
+    a, b = samples(slow), samples(fast)
+    return {key: math.log(a[key] / b[key]) for key in a.keys() & b.keys()}
+
+
+def speed_up(
+    slow: Iterable[Row], fast: Iterable[Row], side: Side = "end to end", *, where: str = "", seed: int = 0
+) -> SpeedUp:
+    """How many times ``fast`` is faster than ``slow``, from their stored rows on the same clips.
+
+    A clip's value is the median over its paired rounds; the ratio is exp of the mean over clips. With at least five
+    clips the interval is by bootstrap over clips; with fewer over rounds, which says nothing about other clips. Raises
+    ValueError where no clip and round were measured for both.
+    """
+    a, b = by_clip(slow), by_clip(fast)
+    pairs = {clip: log_ratios(a[clip], b[clip], side) for clip in a if clip in b}
+    pairs = {clip: ratios for clip, ratios in pairs.items() if ratios}
+    if not pairs:
+        raise ValueError(
+            f"no clip was timed for both in the same round: {len(a)} against {len(b)} clips; rerun them together"
+        )
+    launches = {launch for ratios in pairs.values() for launch, _ in ratios}
+    values = [float(np.median(list(ratios.values()))) for ratios in pairs.values()]
+    centre = float(np.mean(values))
+    over: Literal["clips", "rounds"] = "clips" if len(values) >= FEWEST_CLIPS else "rounds"
+    if over == "clips":
+        low, high = bootstrap(values, np.mean, seed)
+    else:
+        deviations: dict[tuple[int, int], list[float]] = {}
+        for value, ratios in zip(values, pairs.values(), strict=True):
+            for key, ratio in ratios.items():
+                deviations.setdefault(key, []).append(ratio - value)
+        low, high = (centre + d for d in bootstrap([float(np.mean(d)) for d in deviations.values()], np.median, seed))
+    return SpeedUp(
+        ratio=math.exp(centre),
+        low=math.exp(low),
+        high=math.exp(high),
+        side=side,
+        clips=len(pairs),
+        launches=len(launches),
+        pairs=len({key for ratios in pairs.values() for key in ratios}),
+        where=where or _dtypes([*a.values(), *b.values()]),
+        over=over,
+    )
+
+
+def _dtypes(timings: Iterable[Sequence[Timing]]) -> str:
+    return " against ".join(dict.fromkeys(f"{t.device}, {t.dtype}" for launches in timings for t in launches))
+
+
+def bootstrap(values: Sequence[float], statistic: Callable[..., np.floating], seed: int = 0) -> tuple[float, float]:
+    """95 % interval, BCa (plain percentiles where that is undefined); (-inf, inf) for fewer than two values."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    for method in ("BCa", "percentile"):
+        with np.errstate(all="ignore"):
+            interval = stats.bootstrap(
+                (np.asarray(values),),
+                statistic,
+                confidence_level=LEVEL,
+                n_resamples=RESAMPLES,
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if math.isfinite(interval.low) and math.isfinite(interval.high):
+            break
+    return float(interval.low), float(interval.high)
+
+
+def noise_floor(rows: Sequence[Row], side: Side = "end to end") -> float | None:
+    """What the instrument finds between a method and itself, as a factor >= 1: the far end of the A/A interval.
+
+    Pairs rows with an ``alias`` with those of the same method and setting without; the widest pair counts. None where
+    there is no pair.
+    """
+    floors = []
+    for alias in dict.fromkeys(r.alias for r in rows if r.alias and r.timing):
+        twin = [r for r in rows if r.alias == alias]
+        same = _configuration(twin[0])
+        first = [r for r in rows if not r.alias and _configuration(r) == same]
+        if by_clip(first).keys() & by_clip(twin).keys():
+            found = speed_up(first, twin, side)
+            floors.append(max(found.high, 1 / found.low) if found.low > 0 else math.inf)
+    return max(floors, default=None)
+
+
+def _configuration(row: Row) -> tuple[object, ...]:
+    return row.method, row.setting, row.parameters, row.timing and row.timing.scenario
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A speed-up as evaluations x cost per evaluation x rest; factors are None where FLOPs were not counted.
+
+    ``rest`` is what FLOPs do not explain: memory traffic, precision, kernels, overhead, waiting.
+    """
+
+    ratio: float
+    evaluations: float | None
+    cost_per_evaluation: float | None
+    rest: float | None
+    clips: int
+
+    def __str__(self) -> str:
+        if self.evaluations is None:
+            return f"{_times(self.ratio)}x; not decomposed, because network evaluations were not counted for both"
+        if self.cost_per_evaluation is None or self.rest is None:
+            rest = self.ratio / self.evaluations
+            return (
+                f"{_times(self.ratio)}x = {_times(self.evaluations)}x evaluations x {_times(rest)}x time per evaluation"
+            )
+        return (
+            f"{_times(self.ratio)}x = {_times(self.evaluations)}x evaluations x {_times(self.cost_per_evaluation)}x "
+            f"FLOPs per evaluation x {_times(self.rest)}x rest"
+        )
+
+
+def decompose(slow: Sequence[Row], fast: Sequence[Row], side: Side = "end to end") -> Decomposition:
+    """Split a speed-up, clip by clip (geometric means over the clips that both were timed on)."""
+    found = speed_up(slow, fast, side)
+    clips = by_clip(slow).keys() & by_clip(fast).keys()
+
+    def costs(rows: Sequence[Row]) -> dict[str, tuple[int | None, int | None]]:
+        known: dict[str, tuple[int | None, int | None]] = {}
+        for row in rows:
+            if row.timing is not None and f"{row.dataset}/{row.clip}" in clips:
+                evaluations, flops = cost(row.timing, side)
+                before = known.get(f"{row.dataset}/{row.clip}", (None, None))
+                known[f"{row.dataset}/{row.clip}"] = (before[0] or evaluations, before[1] or flops)
+        return known
+
+    a, b = costs(slow), costs(fast)
+
+    def factor(part: int) -> float | None:
+        logs = [math.log(x / y) for c in clips if (x := a[c][part]) and (y := b[c][part])]
+        return math.exp(float(np.mean(logs))) if logs else None
+
+    evaluations, flops = factor(0), factor(1)
+    per_evaluation = flops / evaluations if flops and evaluations else None
+    return Decomposition(found.ratio, evaluations, per_evaluation, found.ratio / flops if flops else None, len(clips))
+
+
+def cost(timing: Timing, side: Side = "end to end") -> tuple[int | None, int | None]:
+    """(network evaluations, FLOPs) of one call; None where not counted."""
+    verbs = {"end to end": None, "encode side": ("encode", "select"), "decode side": ("decode",)}[side]
+    stages = [s for s in timing.stages if "/" not in s.path and (verbs is None or s.path in verbs)]
+    evaluations = sum(n for s in stages for n in s.evaluations.values())
+    counted = [s.flops for s in stages if s.flops is not None]
+    return evaluations or None, sum(counted) or None
+
+
+def unattributed_share(timing: Timing) -> float:
+    """Share of end-to-end time in no named stage, median over samples (0 where stages are not told apart)."""
+    loose = [s.seconds for s in timing.stages if s.path.rpartition("/")[2] == "unattributed"]
+    totals = SIDES["end to end"](timing)
+    return float(np.median([sum(parts) / t for *parts, t in zip(*loose, totals, strict=True)])) if loose else 0.0
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The ``stream`` scenario: seconds to the first chunk (median), and per later chunk (median, 95th percentile)."""
+
+    first: float
+    median: float
+    p95: float
+
+    def __str__(self) -> str:
+        return f"first chunk {in_words(self.first)}, then {in_words(self.median)} each, p95 {in_words(self.p95)}"
+
+
+def chunks(timings: Sequence[Timing]) -> Chunks | None:
+    """Chunk times over all samples; None where nothing was streamed."""
+    samples = [sample for timing in timings for sample in timing.chunks if sample]
+    if not samples:
+        return None
+    later = [seconds for sample in samples for seconds in sample[1:]] or [sample[0] for sample in samples]
+    p95 = float(np.percentile(later, 95))
+    return Chunks(float(np.median([sample[0] for sample in samples])), float(np.median(later)), p95)
+
+
+def warnings(timings: Sequence[Timing], side: Side = "end to end") -> list[str]:
+    """What speaks against quoting a point, given its launches on one clip: the number and the next step, in words."""
+    samples = [SIDES[side](t) for t in timings if t.encode_side]
+    if not samples:
+        return ["no samples: the budget was spent before the first call; raise --budget"]
+    found = []
+    pooled = Samples([s for launch in samples for s in launch])
+    cold = timings[0].scenario == "cold"
+    if pooled.deviation_share >= 0.10:
+        found.append(
+            f"the standard deviation is {pooled.deviation_share:.0%} of the mean; single calls were disturbed. "
+            "Quote median and p20-p80, or free the machine and rerun."
+        )
+    if pooled.iqr_share > 0.25:
+        found.append(
+            f"the interquartile range is {pooled.iqr_share:.0%} of the median; do not quote this number. "
+            "Another process uses the device: free it and rerun."
+        )
+    elif pooled.iqr_share > 0.10:
+        found.append(
+            f"the interquartile range is {pooled.iqr_share:.0%} of the median; be careful. "
+            "Free the machine and rerun, or quote p20-p80 with it."
+        )
+    if pooled.median < 1e-3:
+        found.append(
+            f"a call takes {in_words(pooled.median)}, less than 1 ms; clock and launch overhead weigh in. "
+            "Use longer or larger clips."
+        )
+    apart, within = _launch_spread(samples)
+    if apart > within > 0:
+        found.append(
+            f"launches disagree by {apart:.1%} of the median, samples within a launch only by {within:.1%}; "
+            "the number depends on the process. Take more launches."
+        )
+    if len(samples) < QUOTED_LAUNCHES:
+        found.append(
+            f"{_count(len(samples), 'launch', 'es')}, and {QUOTED_LAUNCHES} are due for a quoted number; "
+            "raise --launches."
+        )
+    loose = max(unattributed_share(t) for t in timings if t.encode_side)
+    if loose > 0.05:
+        found.append(
+            f"{loose:.0%} of the time is in no named stage; the breakdown is incomplete. "
+            "Mark the missing parts with `with stage(...)`."
+        )
+    widest = max(half_width(launch) for launch in samples)
+    if widest > 0.02 and not cold:
+        reached = f"only to {widest:.1%}" if math.isfinite(widest) else "not at all (fewer than 6 samples in a launch)"
+        found.append(f"the median is known {reached}, and 2 % is due; raise --budget.")
+    return found
+
+
+def _launch_spread(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Range of the launches' medians, and p20-p80 within a launch (median over launches), as shares of the median."""
+    if len(samples) < 2:
+        return 0.0, 0.0
+    medians = [float(np.median(launch)) for launch in samples]
+    widths = [Samples(launch).spread for launch in samples]
+    centre = float(np.median(medians))
+    return (max(medians) - min(medians)) / centre, float(np.median([high - low for low, high in widths])) / centre

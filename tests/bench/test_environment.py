@@ -1,0 +1,49 @@
+"""The environment: recorded, hashed, and compared in five readable lines."""
+
+import copy
+
+import torch
+
+from avtbench.bench import environment
+
+
+def test_the_fingerprint_says_what_changes_a_number():
+    record = environment.fingerprint()
+    assert tuple(record) == environment.GROUPS
+    assert record["hardware"]["cpu"]
+    assert record["software"]["torch"] == torch.__version__
+    assert record["threads"]["torch threads"] == torch.get_num_threads()
+    assert {"TF32 matmul", "TF32 cudnn", "float32 matmul", "default dtype"} <= record["numerics"].keys()
+    assert "OMP_WAIT_POLICY" in record["threads"]
+
+
+def test_it_is_stable_within_a_process_and_sensitive_to_a_flag():
+    first = environment.digest(environment.fingerprint())
+    assert environment.digest(environment.fingerprint()) == first
+    torch.backends.cudnn.benchmark = True
+    try:
+        assert environment.digest(environment.fingerprint()) != first
+    finally:
+        torch.backends.cudnn.benchmark = False
+
+
+def test_two_equal_environments_differ_in_five_lines_of_same():
+    record = environment.fingerprint()
+    assert environment.diff(record, copy.deepcopy(record)) == [f"{group}: same" for group in environment.GROUPS]
+
+
+def test_a_difference_names_what_changed_from_what_to_what():
+    here = {"hardware": {"gpu": "A100"}, "numerics": {"TF32 matmul": False, "float32 matmul": "highest"}}
+    there = {"hardware": {"gpu": "H200", "ECC": True}, "numerics": {"TF32 matmul": True, "float32 matmul": "highest"}}
+    assert environment.diff(here, there) == [
+        "hardware: gpu A100 -> H200; ECC None -> True",
+        "driver: same",
+        "numerics: TF32 matmul False -> True",
+        "threads: same",
+        "software: same",
+    ]
+
+
+def test_the_headline_is_the_card_or_else_the_processor_with_its_threads():
+    assert environment.headline({"hardware": {"gpu": "NVIDIA H200", "cpu": "Xeon"}}) == "NVIDIA H200"
+    assert environment.headline({"hardware": {"cpu": "Xeon"}, "threads": {"torch threads": 1}}) == "Xeon, 1 thread"
