@@ -410,6 +410,8 @@ def doctor() -> None:
 # ------------------------------------------------------------------------------------------- parts that live elsewhere
 
 
+from avtbench.bench.fetch_command import fetch as _fetch  # noqa: E402
 from avtbench.bench.train_command import app as _training  # noqa: E402
 
+app.command(epilog="Example: avtbench fetch davis --to DAVIS")(_fetch)
 app.add_typer(_training, name="train")
