@@ -158,6 +158,6 @@ def point_key(
     return digest(method, alias, float(setting), clip, view, profile, pass_, machine, ROW_SCHEMA)
 
 
-def slot(*, pass_: str, label: str, setting: float, dataset: str, clip: str) -> str:
+def slot(how: tuple[Any, ...], label: str, setting: float, dataset: str, clip: str) -> str:
     """The place of a point in a run's plan, by name: where a row with a new key replaces one with an old key."""
-    return canonical([pass_, label, float(setting), dataset, clip])
+    return canonical([*how, label, float(setting), dataset, clip])

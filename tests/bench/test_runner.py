@@ -169,7 +169,15 @@ def test_one_method_twice_under_two_names(store, tiny_run):
 
 
 def test_the_speed_pass_follows_the_quality_pass(store, tiny_run):
-    spec = tiny_run("dataset.limit=1", "passes=[speed, quality]", "budget=0.05", "method.toy.settings=0")
+    spec = tiny_run(
+        "dataset.limit=1",
+        "passes=[speed, quality]",
+        "speed.budget=20",
+        "speed.launches=1",
+        "speed.rounds=2",
+        "speed.twin=false",
+        "method.toy.settings=0",
+    )
     rows = store.rows(runner.run(runner.plan(spec), store).run)
 
     assert [r.pass_ for r in rows] == ["quality", "speed"]
