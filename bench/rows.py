@@ -54,7 +54,8 @@ class Rate(_Record):
 class Quality(_Record):
     """Raw sums on the original extent; lists have one entry per frame."""
 
-    profile: str
+    profile: str = Field(pattern=r"^[a-z0-9-]+/[0-9]+$")
+    """Name and version of the metric profile, e.g. ``tokenbench/1``; nothing is stored without one."""
     frame_pixels: int
     """Height x width x 3 of a frame."""
     frame_sse: list[int]
@@ -66,6 +67,8 @@ class Quality(_Record):
     """By column name, e.g. ``lpips_squeeze``."""
     absent: dict[str, str] = Field(default_factory=dict)
     """Metrics that could not be measured, with the reason."""
+    ceiling_sse: list[int] = Field(default_factory=list)
+    """Squared error of the coded original, where the profile sends both sides through a codec."""
 
 
 class StageCost(_Record):
@@ -108,6 +111,19 @@ class Timing(_Record):
     in ``cold``; elsewhere the processes of a launch start side by side."""
     forced: dict[str, Any] = Field(default_factory=dict)
     """Declared trace (rate, search length) when weights are random."""
+
+
+class Preview(_Record):
+    """One frame of one point, kept for looking at: original, reconstruction and keep mask, each a PNG."""
+
+    key: str
+    """Key of the row it belongs to."""
+    frame: int
+    """Index of the frame in the clip."""
+    original: bytes = Field(repr=False)
+    reconstruction: bytes = Field(repr=False)
+    keep: bytes = Field(repr=False)
+    """Keep mask of the latent frame that covers ``frame``: 8-bit grey, one pixel per latent position, 255 = kept."""
 
 
 class Row(_Record):

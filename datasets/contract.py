@@ -21,16 +21,18 @@ class View:
 
     size:   side of the square centre crop, in pixels, after resizing the shorter side to it; None keeps the original
             extent (cropped to even sides).
+    square: False keeps the aspect ratio (sides rounded to even) instead of cropping, as training does.
     frames: frames per clip; None takes all. A shorter video gives a shorter clip.
     start:  first frame. stride: every n-th frame.
     """
 
     size: int | None = 128
+    square: bool = True
     frames: int | None = 17
     start: int = 0
     stride: int = 1
 
-    def as_dict(self) -> dict[str, int | None]:
+    def as_dict(self) -> dict[str, int | bool | None]:
         return asdict(self)
 
 
@@ -49,7 +51,7 @@ class Clip:
     def digest(self) -> str:
         """sha256 (16 hex digits) of the pixels and their shape: the clip's identity."""
         content = hashlib.sha256(repr(self.video.shape).encode())
-        content.update(np.ascontiguousarray(self.video))
+        content.update(np.ascontiguousarray(self.video).data)
         return content.hexdigest()[:16]
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from avtbench.methods.stages import stage
+from avtbench.methods.stages import evaluated, stage
 
 MaskKind = Literal["positions", "prefix"]
 Tier = Literal["shared", "faithful"]
@@ -73,7 +73,12 @@ class Tokens:
 
     def to_bytes(self) -> bytes:
         """Serialise to a safetensors blob."""
-        meta = {"video": self.video, "mask_kind": self.mask_kind, "codebook": self.codebook, "precision": self.precision}
+        meta = {
+            "video": self.video,
+            "mask_kind": self.mask_kind,
+            "codebook": self.codebook,
+            "precision": self.precision,
+        }
         tensors = {"values": self.values, "keep": self.keep, **{f"extra.{k}": v for k, v in self.extra.items()}}
         return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"tokens": json.dumps(meta)})
 
@@ -114,6 +119,7 @@ class Method(ABC):
     """Where the networks' parameters come from; random ones are barred from quality tables."""
 
     stage = staticmethod(stage)
+    count = staticmethod(evaluated)
 
     def check_setting(self, setting: float) -> float:
         """Return the setting as a float, or raise :class:`ContractError` in one line. Override to narrow the range."""

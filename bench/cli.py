@@ -1,0 +1,415 @@
+"""The command line. Each command imports what it needs when it runs, so that help and ``ls`` answer at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its OpenMP threads must not spin
+
+import typer
+
+if TYPE_CHECKING:
+    from avtbench.bench.runner import Estimate, Event, Outcome, Plan
+    from avtbench.bench.store import Store
+
+RUNS = Path("runs")
+STORE = RUNS / "avtbench.sqlite"
+
+app = typer.Typer(
+    help="The benchmark for adaptive video tokenisers: rate, quality and cost of every way of dropping video tokens.",
+    epilog="Start with: avtbench run",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+MethodOption = Annotated[
+    list[str], typer.Option("--method", "-m", help="Name or path/to/file.py; repeat for several.", show_default=False)
+]
+DatasetOption = Annotated[
+    list[str], typer.Option("--dataset", "-d", help="Name or path/to/file.py; repeat for several.", show_default=False)
+]
+SetOption = Annotated[
+    list[str],
+    typer.Option("--set", "-s", help="key=value, e.g. view.size=64.", show_default=False),
+]
+StoreOption = Annotated[Path, typer.Option("--store", help="SQLite file with every result.")]
+RunArgument = Annotated[
+    str, typer.Argument(help="Id or name of a run; the latest where none is given.", show_default=False)
+]
+
+
+class _PointsFailed(Exception):
+    """Points of a run failed; the message is the one-line summary."""
+
+
+def main() -> None:
+    """Console entry: errors in one line, exit code 2 for what the user can mend, 1 for points that failed."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    try:
+        return int(app(arguments, prog_name="avtbench", standalone_mode=False) or 0)
+    except _PointsFailed as error:
+        return _say(str(error), 1)
+    except KeyboardInterrupt:
+        return _say("stopped; finished points are stored, the same command takes up from there", 130)
+    except Exception as error:
+        if os.environ.get("AVTBENCH_DEBUG") == "1":
+            raise
+        told = _usage(error)
+        if told is not None:
+            return _say(told, 2) if told else 2
+        from avtbench.bench.errors import one_line
+
+        if isinstance(error, ValueError) and type(error).__module__.startswith("avtbench."):
+            return _say(" ".join(str(error).split()), 2)
+        return _say(f"{one_line(error)} (AVTBENCH_DEBUG=1 shows where)", 1)
+
+
+def _usage(error: Exception) -> str | None:
+    """What the command-line parser complains about, in one line; None where it is not the parser that speaks."""
+    if type(error).__name__ == "Abort":
+        return "stopped"
+    if not hasattr(error, "format_message"):
+        return None
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""
+    context = getattr(error, "ctx", None)
+    return f"{error.format_message()} See: {context.command_path if context else 'avtbench'} --help"
+
+
+def _say(text: str, code: int) -> int:
+    print(f"avtbench: {text}", file=sys.stderr)
+    return code
+
+
+def _there(module: str) -> bool:
+    """Whether a part of the project exists, without importing it."""
+    stem = Path(__file__).resolve().parents[1].joinpath(*module.split("."))
+    return stem.with_suffix(".py").is_file() or (stem / "__init__.py").is_file()
+
+
+# ---------------------------------------------------------------------------------------------------------------- ls
+
+
+@app.command(epilog="Example: avtbench ls lit")
+def ls(
+    name: Annotated[
+        str, typer.Argument(help="Show one method, tokeniser or data set in full.", show_default=False)
+    ] = "",
+) -> None:
+    """List methods, tokenisers, data sets and presets; what cannot run is listed with its reason."""
+    from avtbench.bench import plugins
+
+    if name:
+        _describe(name)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    titles = {"method": "methods", "tokenizer": "tokenisers", "dataset": "data sets"}
+    for kind, title in titles.items():
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+        table.add_column(kind, style="bold", no_wrap=True)
+        if kind == "method":
+            table.add_column("tier")
+            table.add_column("setting")
+        table.add_column("summary")
+        for plugin in plugins.find(kind):
+            note = plugin.note()
+            color = "red" if plugin.state == "broken" else "yellow"
+            text = f"{plugin.summary} [{color}]{_escaped(note)}[/]" if note else plugin.summary
+            told = [str(plugin.literals.get("tier", "shared")), str(plugin.literals.get("setting_name", "threshold"))]
+            table.add_row(plugin.name, *(told if kind == "method" else []), text.strip())
+        console.print(table)
+        console.print()
+    table = Table(title="presets", title_justify="left", box=None, pad_edge=False, header_style="dim")
+    table.add_column("preset", style="bold", no_wrap=True)
+    table.add_column("summary")
+    for path in sorted((Path(__file__).parent / "presets").glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        table.add_row(path.stem, first.removeprefix("summary:").strip())
+    console.print(table)
+
+
+def _describe(name: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from avtbench.bench import plugins
+    from avtbench.bench.errors import did_you_mean
+
+    found = [p for kind in plugins.KINDS for p in plugins.find(kind) if p.name == name]
+    if not found:
+        known = {p.name for kind in plugins.KINDS for p in plugins.find(kind)}
+        raise plugins.PluginError(f"nothing is called {name}; {did_you_mean(name, known)}")
+    for plugin in found:
+        title = f"{plugin.kind} {plugin.name}"
+        table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+        table.add_column(style="dim")
+        table.add_column()
+        literals = plugin.literals
+        unit = f" ({literals['setting_unit']})" if literals.get("setting_unit") else ""
+        lines = {"summary": plugin.summary, "state": plugin.note() or plugin.state}
+        if plugin.kind == "method":
+            lines |= {
+                "tier, family": f"{literals.get('tier', 'shared')}, {literals.get('family', 'threshold')}",
+                "setting": f"{literals.get('setting_name', 'threshold')}{unit}",
+                "default settings": ", ".join(f"{s:g}" for s in literals.get("default_settings", ())),
+            }
+        lines["knobs"] = "\n".join(f"{k}={v}" if v else f"{k} (must be given)" for k, v in plugin.knobs.items())
+        lines |= {"file": str(plugin.path), "came by": plugin.origin}
+        for key, value in lines.items():
+            table.add_row(key, _escaped(value))
+        Console().print(table)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+# --------------------------------------------------------------------------------------------------------------- run
+
+
+@app.command(epilog="Example: avtbench run davis --set dataset.davis.root=DAVIS --method lit --method hold")
+def run(
+    spec: Annotated[str, typer.Argument(help="Preset (see avtbench ls) or a YAML file.")] = "demo",
+    method: MethodOption = [],  # noqa: B006
+    dataset: DatasetOption = [],  # noqa: B006
+    set_: SetOption = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Folder for reports.")] = RUNS,
+    store: Annotated[
+        Path | None, typer.Option(help="SQLite file with every result.", show_default="OUT/avtbench.sqlite")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Spawned processes for the quality pass; 0 runs in this one.")
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and estimated time, then stop.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is stored already.")] = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
+) -> None:
+    """Run a sweep, resume a killed one, and write its report. Without arguments: the demo."""
+    from avtbench.bench import runner
+    from avtbench.bench import spec as specs
+    from avtbench.bench.store import Store
+
+    wanted = specs.override(specs.load(spec), method, dataset, set_)
+    path = store or out / STORE.name
+    todo = runner.plan(wanted)
+    if dry_run:
+        if path.is_file():
+            with Store(path, create=False) as opened:
+                _print_plan(todo, _estimate(todo, opened, fresh), path)
+        else:
+            _print_plan(todo, runner.Estimate(todo, {}), path)
+        return
+    with Store(path) as opened:
+        estimate = _estimate(todo, opened, fresh)
+        _print_plan(todo, estimate, path)
+        outcome = _run_with_progress(todo, opened, estimate, workers, fresh)
+        print(f"run {outcome.run}: {outcome.summary()} in {_duration(outcome.seconds)}, stored in {path}")
+        if report:
+            print(f"report: {_write_report(opened, outcome.run, out)}")
+    if outcome.failed:
+        raise _PointsFailed(
+            f"{sum(outcome.failed.values())} of {outcome.planned} points failed; the same command tries them again"
+        )
+
+
+def _estimate(todo: Plan, store: Store, fresh: bool) -> Estimate:
+    from avtbench.bench.runner import Estimate
+
+    estimate = Estimate(todo, store.seconds())
+    if not fresh:
+        estimate.drop(store.filled(todo.spec.id) & set(todo.slots))
+    return estimate
+
+
+def _print_plan(todo: Plan, estimate: Estimate, path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    clips = ", ".join(f"{number} clips of {name}" for name, number in todo.clips().items())
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("method", "tier", "tokeniser", "setting", "values", "points"):
+        table.add_column(column, justify="right" if column == "points" else "left")
+    points: dict[int, int] = {}
+    for job in todo.jobs:
+        points[job.entry] = points.get(job.entry, 0) + len(job.slots)
+    for place, entry in enumerate(todo.entries):
+        literals = entry.plugin.literals
+        tokenizer = (entry.spec.tokenizer or todo.spec.tokenizer).name if "tokenizer" in entry.plugin.knobs else ""
+        values = " ".join(f"{s:g}" for s in entry.settings)
+        told = [str(literals.get("tier", "shared")), tokenizer, str(literals.get("setting_name", "threshold")), values]
+        table.add_row(entry.label, *told, str(points[place]))
+    passes = " and ".join(sorted(set(todo.spec.passes)))
+    console.print(f"run [bold]{todo.spec.id}[/]: {passes} on {clips}, store {path}")
+    console.print(table)
+    for name, reason in todo.left_out.items():
+        console.print(f"[yellow]left out: {_escaped(name)}: {_escaped(reason)}[/]")
+    seconds, unknown = estimate.remaining()
+    left = sum(estimate.left.values())
+    known = f"{len(todo.slots)} points, {len(todo.slots) - left} stored"
+    if not left:
+        console.print(f"{known}: nothing to run")
+    elif not unknown:
+        console.print(f"{known}; about {_duration(seconds)} by the points stored so far")
+    elif seconds:
+        console.print(f"{known}; more than {_duration(seconds)}; no stored point tells of {', '.join(unknown)}")
+    else:
+        console.print(f"{known}; time unknown: no stored point tells")
+
+
+def _run_with_progress(todo: Plan, store: Store, estimate: Estimate, workers: int, fresh: bool) -> Outcome:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from avtbench.bench import runner
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, TextColumn("{task.fields[left]}"), transient=True, disable=not Console().is_terminal
+    ) as progress:
+        task = progress.add_task("", total=len(todo.slots), left="")
+
+        def show(event: Event) -> None:
+            if isinstance(event, runner.Machine):
+                return
+            estimate.note(event)
+            if isinstance(event, runner.Finished):
+                row = event.row
+                progress.update(task, description=f"{row.method} {row.setting:g} {row.clip}")
+                if row.status.value not in ("done", "skipped"):
+                    where = f"{row.status.value}: {row.method} {row.setting:g} on {row.clip}"
+                    progress.console.print(f"[red]{_escaped(where)}: {_escaped(row.reason)}[/]")
+            seconds, unknown = estimate.remaining()
+            more = " and more" if unknown else " left"
+            progress.update(task, advance=1, left=f"{_duration(seconds)}{more}" if seconds else "")
+
+        return runner.run(todo, store, workers=workers, fresh=fresh, on_event=show)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+# ------------------------------------------------------------------------------------------------- report and export
+
+
+def _write_report(store: Store, run_id: str, out: Path) -> Path:
+    from avtbench.reports.report import write
+
+    rows = store.rows(run_id)
+    entry = store.find_run(run_id)
+    title = f"{entry.name}: {entry.spec.get('summary', '')}".rstrip(": ")
+    return write(rows, store.previews(run_id), store.environments(rows), out / run_id, title)
+
+
+@app.command(epilog="Example: avtbench report demo --out figures")
+def report(
+    run: RunArgument = "",
+    out: Annotated[Path, typer.Option(help="Folder for reports.")] = RUNS,
+    store: StoreOption = STORE,
+) -> None:
+    """Write figures, tables and the HTML page of a run, from stored rows alone."""
+    from avtbench.bench.store import Store
+
+    with Store(store, create=False) as opened:
+        print(_write_report(opened, opened.find_run(run).id, out))
+
+
+_ROWS = [Path("rows.csv")]
+
+
+@app.command(epilog="Example: avtbench export demo --to demo.csv --to demo.parquet")
+def export(
+    run: RunArgument = "",
+    to: Annotated[list[Path], typer.Option("--to", help="File ending in .csv or .parquet; repeat for both.")] = _ROWS,
+    store: StoreOption = STORE,
+    runs: Annotated[bool, typer.Option("--runs", help="Only list the runs of the store.")] = False,
+) -> None:
+    """Write the rows of a run as CSV or parquet: one line per point, every measure and every raw sample."""
+    from avtbench.bench.errors import UserError
+    from avtbench.bench.store import Store, frame
+
+    with Store(store, create=False) as opened:
+        if runs:
+            for entry in opened.runs():
+                print(f"{entry.id}  {entry.started}  {entry.done} of {entry.planned} points, {entry.failed} failed")
+            return
+        chosen = opened.find_run(run)
+        table = frame(opened.rows(chosen.id))
+    for path in to:
+        if path.suffix not in (".csv", ".parquet"):
+            raise UserError(f"--to {path}: found {path.suffix or 'no suffix'}, expected .csv or .parquet")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
+        except OSError as error:
+            raise UserError(f"--to {path}: cannot be written ({error.strerror}); give a writable path") from None
+        print(f"{path}: {len(table)} rows of run {chosen.id}")
+
+
+# --------------------------------------------------------------------------------------------------- check and doctor
+
+
+@app.command(epilog="Example: avtbench check path/to/my_method.py")
+def check(
+    method: Annotated[list[str], typer.Argument(help="Name or path/to/file.py; several may be given.")],
+    tokenizer: Annotated[str, typer.Option(help="Tokeniser under the method.", show_default="embedded")] = "",
+    set_: Annotated[list[str], typer.Option("--set", "-s", help="KNOB=value of the method.", show_default=False)] = [],  # noqa: B006
+) -> None:
+    """Prove that a method keeps the contract: shapes, determinism, decoding from tokens alone, any clip size."""
+    from rich.console import Console
+
+    from avtbench.bench import contract_suite
+
+    failed = 0
+    for name in method:
+        failed += contract_suite.report(_factory(name, tokenizer, set_), name, Console())
+    if failed:
+        raise _PointsFailed(f"{failed} checks failed")
+
+
+def _factory(name: str, tokenizer: str, sets: Iterable[str]) -> Any:
+    import yaml
+
+    from avtbench.bench import contract_suite
+    from avtbench.bench.spec import SpecError
+
+    knobs = {}
+    for text in sets:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise SpecError(f"--set {text}: expected KNOB=value")
+        knobs[key] = yaml.safe_load(value)
+    return contract_suite.Factory(name, tokenizer or None, knobs)
+
+
+@app.command(epilog="Example: avtbench doctor")
+def doctor() -> None:
+    """Tell what is installed, and which methods can run here and why not."""
+    from avtbench.bench import doctor as examination
+
+    examination.print_report()
+
+
+# ------------------------------------------------------------------------------------------- parts that live elsewhere
+
+
+from avtbench.bench.train_command import app as _training  # noqa: E402
+
+app.add_typer(_training, name="train")

@@ -1,0 +1,79 @@
+"""Training crops: drawn from decoded clips by (seed, step) alone, so that a resumed run sees what an unbroken one saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrainingClip:
+    """A decoded training clip. ``video``: uint8 ``[T, H, W, 3]``; ``digest``: of its pixels; ``source``: its recording."""
+
+    name: str
+    digest: str
+    video: np.ndarray
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class CropSampler:
+    """Random crops of ``frames`` x ``size`` x ``size``, every recording equally likely.
+
+    Augmentation: time stride 1 or 2, reversal, horizontal flip, and, with probability ``pan``, a window that moves at a
+    constant velocity over one still frame (global motion, which small training sets lack).
+    """
+
+    clips: Sequence[TrainingClip]
+    frames: int
+    size: int
+    batch: int
+    seed: int = 0
+    pan: float = 0.2
+
+    def __post_init__(self) -> None:
+        small = [c.name for c in self.clips if min(c.video.shape[1:3]) < self.size]
+        if small or not self.clips:
+            raise ValueError(
+                f"{len(self.clips)} training clips, of which {small[:3]} are smaller than the crop of {self.size} px; "
+                "give larger clips or a smaller --crop"
+            )
+
+    @cached_property
+    def _recordings(self) -> list[list[TrainingClip]]:
+        groups: dict[str, list[TrainingClip]] = {}
+        for clip in self.clips:
+            groups.setdefault(clip.source or clip.name, []).append(clip)
+        return list(groups.values())
+
+    def sample(self, step: int) -> Tensor:
+        """uint8 ``[B, T, size, size, 3]`` of that step."""
+        rng = np.random.default_rng((self.seed, step))
+        return torch.from_numpy(np.stack([self._crop(rng) for _ in range(self.batch)]))
+
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
+        windows = self._recordings[rng.integers(len(self._recordings))]
+        video = windows[rng.integers(len(windows))].video
+        total, height, width = video.shape[:3]
+        y, x = rng.integers(height - self.size + 1), rng.integers(width - self.size + 1)
+        if rng.random() < self.pan:
+            frame = video[rng.integers(total)]
+            speed = rng.uniform(-6, 6, 2)
+            at = np.rint([y, x] + np.arange(self.frames)[:, None] * speed).astype(int)
+            at = at.clip(0, [height - self.size, width - self.size])
+            crop = np.stack([frame[v : v + self.size, u : u + self.size] for v, u in at])
+        else:
+            stride = int(rng.integers(1, 3))
+            first = rng.integers(max(total - (self.frames - 1) * stride, 1))
+            index = np.minimum(first + stride * np.arange(self.frames), total - 1)
+            crop = video[index, y : y + self.size, x : x + self.size]
+        if rng.random() < 0.5:
+            crop = crop[::-1]
+        if rng.random() < 0.5:
+            crop = crop[:, :, ::-1]
+        return np.ascontiguousarray(crop)

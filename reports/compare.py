@@ -1,0 +1,303 @@
+"""Two methods at a matched rate or a matched quality, clip by clip, with a paired interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from avtbench.bench.measures import MEASURES
+from avtbench.bench.rows import Row
+from avtbench.reports.errors import Refused, ReportError
+from avtbench.reports.frame import POOLED, QUALITIES, TIMES, clips_of, frame, of_dataset, quality_points, speed_points
+from avtbench.reports.intervals import RESAMPLES, Estimate, estimate
+
+ANCHORS = {"kept": "kept_fraction", "kept_fraction": "kept_fraction", "bpp": "bpp"} | {q: q for q in QUALITIES}
+"""What ``at`` may fix, by the name used on the command line."""
+MIN_SHARE = 0.5
+"""A comparison needs at least this share of the clips."""
+RATIOS = ("kept_fraction", "bpp", "encode_ms", "total_ms", "nfe")
+"""Measures compared as a ratio (mean of log-ratios); all others as a difference."""
+
+
+@dataclass(frozen=True)
+class At:
+    """A matched level, e.g. ``kept=0.5`` or ``psnr=30``."""
+
+    measure: str
+    level: float
+
+    @classmethod
+    def parse(cls, text: str) -> At:
+        """Read ``NAME=NUMBER``; raises :class:`ReportError` in one line."""
+        name, found, number = text.partition("=")
+        try:
+            level = float(number)
+        except ValueError:
+            level = math.nan
+        if not found or name.strip() not in ANCHORS or not math.isfinite(level):
+            raise ReportError(
+                f"--at is {text!r}, expected NAME=NUMBER, e.g. kept=0.5 or psnr=30, "
+                f"with NAME one of {', '.join(ANCHORS)}"
+            )
+        return cls(ANCHORS[name.strip()], level)
+
+    @property
+    def matches_rate(self) -> bool:
+        return self.measure in ("kept_fraction", "bpp")
+
+    def __str__(self) -> str:
+        m = MEASURES[self.measure]
+        return f"{m.label} = {self.level:g}{' ' + m.unit if m.unit and m.unit != 'fraction' else ''}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``a`` against ``b``: an estimate per measure (difference a - b, or ratio a / b), over ``n`` of ``of`` clips.
+
+    ``means``: measure -> (mean of a, mean of b) over the compared clips. ``left_out``: clip -> why it could not be
+    compared. ``settings``: the settings found on calibration rows, where given.
+    """
+
+    a: str
+    b: str
+    at: At
+    dataset: str
+    n: int
+    of: int
+    estimates: Mapping[str, Estimate]
+    means: Mapping[str, tuple[float, float]]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    def sentences(self) -> list[str]:
+        """One sentence per measure."""
+        lines = []
+        for name, found in self.estimates.items():
+            m = MEASURES[name]
+            verb = (
+                f"is {found.span} that of {self.b}" if found.unit == "x" else f"differs by {found.span} from {self.b}"
+            )
+            lines.append(
+                f"at {self.at}, {m.label} of {self.a} {verb}, {found.clips}"
+                + (f" ({found.note})" if found.note else "")
+            )
+        return lines
+
+
+def compare(
+    rows: Sequence[Row] | pd.DataFrame,
+    a: str,
+    b: str,
+    at: str | At = "kept=0.5",
+    *,
+    dataset: str | None = None,
+    calibration: Sequence[Row] | None = None,
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """Compare two methods at one rate or one quality, never at two arbitrary points.
+
+    Without ``calibration`` each clip is read off its own curves: at the level, by linear interpolation between swept
+    settings (matched quality takes the lowest rate that reaches it). With ``calibration`` (rows of other clips) the
+    setting of each method at which the calibration mean meets the level is found first and then applied to every clip
+    of ``rows``; what is reached there is itself a result. Missing times leave the time measures out.
+
+    Raises :class:`ReportError` for an unknown name or level and :class:`Refused` where fewer than half of the clips
+    can be compared.
+    """
+    table = rows if isinstance(rows, pd.DataFrame) else frame(rows)
+    where = At.parse(at) if isinstance(at, str) else at
+    dataset = dataset or POOLED
+    points = of_dataset(quality_points(table), dataset)
+    known = list(dict.fromkeys(points["label"]))
+    for name in (a, b):
+        if name not in known:
+            raise ReportError(
+                f"no finished quality rows of {name!r} on {dataset}; there are {', '.join(known) or 'none'}"
+            )
+    points = with_times(points, of_dataset(speed_points(table), dataset))
+    settings: dict[str, float] = {}
+    if calibration is not None:
+        held = frame(calibration)
+        settings = {name: _calibrated(held, name, where) for name in (a, b)}
+    of = clips_of(table, dataset)
+    found, left_out = _matched(points, (a, b), where, settings)
+    if len(found) < max(1, MIN_SHARE * of):
+        raise Refused(_too_few(a, b, where, len(found), of, left_out))
+    return _summary(a, b, where, dataset, of, found, left_out, settings, resamples)
+
+
+def calibrate(rows: Sequence[Row], method: str, target: str | At) -> float:
+    """Return the setting at which the method's mean over the clips meets ``target``, e.g. ``kept=0.5`` or ``psnr=30``.
+
+    Linear between neighbouring swept settings. Raises :class:`Refused` where the swept settings do not enclose the
+    target.
+    """
+    return _calibrated(frame(rows), method, At.parse(target) if isinstance(target, str) else target)
+
+
+def at_level(clip: pd.DataFrame, where: At) -> dict[str, float] | str:
+    """Read one clip's curve (its points of one method) at a level: measure -> value, or the reason why it cannot be."""
+    curve = clip.sort_values(["kept_fraction", "bpp"])
+    axis = curve[where.measure].to_numpy()
+    label = MEASURES[where.measure].label
+    finite = axis[np.isfinite(axis)]
+    if len(finite) == 0:
+        return f"no finite {label}"
+    if (len(finite) > 1 and not finite.min() <= where.level <= finite.max()) or (
+        len(finite) == 1 and finite[0] != where.level
+    ):
+        return f"{label} spans {finite.min():.4g} to {finite.max():.4g}"
+    if where.matches_rate:
+        position = _crossing(axis, where.level)
+    else:
+        better = -axis if MEASURES[where.measure].better == "lower" else axis
+        level = -where.level if MEASURES[where.measure].better == "lower" else where.level
+        position = _crossing(np.maximum.accumulate(np.where(np.isfinite(better), better, -np.inf)), level)
+    if position is None:
+        return f"{label} jumps over {where.level:g}"
+    return _read(curve, position)
+
+
+def _crossing(axis: np.ndarray, level: float) -> tuple[int, float] | None:
+    """Return (i, w) such that ``(1 - w) * axis[i] + w * axis[i + 1] == level``, the first from low to high rate."""
+    for i, value in enumerate(axis):
+        if value == level:
+            return i, 0.0
+        if i and np.isfinite(axis[i - 1]) and np.isfinite(value) and (axis[i - 1] - level) * (value - level) < 0:
+            return i - 1, (level - axis[i - 1]) / (value - axis[i - 1])
+    return None
+
+
+def _between(values: np.ndarray, lower: int, weight: float) -> float:
+    if weight == 0.0:
+        return float(values[lower])
+    return float((1 - weight) * values[lower] + weight * values[lower + 1])
+
+
+def with_times(points: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
+    """Put the median time of each (label, setting, clip) beside its quality: scenario ``latency``, one device."""
+    timed = speed[speed["scenario"] == "latency"]
+    if timed.groupby(["device", "dtype"]).ngroups > 1:
+        timed = timed.iloc[:0]
+    where = ["label", "setting", "dataset", "clip"]
+    times = timed.groupby(where, as_index=False)[list(TIMES)].median()
+    return points.drop(columns=list(TIMES)).merge(times, on=where, how="left")
+
+
+def _calibrated(held: pd.DataFrame, method: str, where: At) -> float:
+    points = quality_points(held)
+    points = points[points["label"] == method]
+    if points.empty:
+        raise ReportError(
+            f"no finished quality rows of {method!r} to calibrate on; "
+            f"there are {', '.join(dict.fromkeys(held['label'])) or 'none'}"
+        )
+    curve = points.groupby("setting", as_index=False)[["kept_fraction", "bpp", *QUALITIES]].mean()
+    curve = curve.sort_values(["kept_fraction", "bpp"]).reset_index(drop=True)
+    position = _crossing(curve[where.measure].to_numpy(), where.level)
+    if position is None:
+        spans = curve[where.measure][np.isfinite(curve[where.measure])]
+        raise Refused(
+            f"{method}: swept settings reach {MEASURES[where.measure].label} {spans.min():.4g} to {spans.max():.4g} "
+            f"on the calibration clips, not {where.level:g}; sweep further settings"
+        )
+    setting = _between(curve["setting"].to_numpy(), *position)
+    if not math.isfinite(setting):
+        raise Refused(
+            f"{method}: {where} lies between an infinite setting and its neighbour; sweep settings closer to it"
+        )
+    return setting
+
+
+def _at_setting(clip: pd.DataFrame, setting: float) -> dict[str, float] | str:
+    curve = clip.sort_values("setting")
+    position = _crossing(curve["setting"].to_numpy(), setting)
+    if position is None:
+        return f"settings {curve['setting'].min():.4g} to {curve['setting'].max():.4g} do not enclose {setting:.4g}"
+    return _read(curve, position)
+
+
+def _read(curve: pd.DataFrame, position: tuple[int, float]) -> dict[str, float]:
+    """Every measure at a position between two points; one taken at fewer settings (times) is read between those."""
+    kept = curve["kept_fraction"].to_numpy()
+    share = _between(kept, *position)
+    values = {}
+    for name in MEASURES:
+        column = curve[name].to_numpy()
+        values[name] = _between(column, *position)
+        present = np.flatnonzero(~np.isnan(column))
+        if math.isnan(values[name]) and len(present) and kept[present].min() <= share <= kept[present].max():
+            values[name] = float(np.interp(share, kept[present], column[present]))
+    return values
+
+
+def _matched(
+    points: pd.DataFrame, names: tuple[str, str], where: At, settings: Mapping[str, float]
+) -> tuple[list[tuple[str, dict[str, float], dict[str, float]]], dict[str, str]]:
+    """Return (cluster, values of a, values of b) of the clips that both can be read on, and why others are out."""
+    found, left_out = [], {}
+    for (dataset, clip), of_clip in points.groupby(["dataset", "clip"], sort=True):
+        sides = []
+        for name in names:
+            mine = of_clip[of_clip["label"] == name]
+            read: dict[str, float] | str
+            if mine.empty:
+                read = "not finished"
+            else:
+                read = _at_setting(mine, settings[name]) if settings else at_level(mine, where)
+            if isinstance(read, str):
+                left_out[f"{dataset}/{clip}"] = f"{name}: {read}"
+                break
+            sides.append(read)
+        else:
+            found.append((of_clip["cluster"].iloc[0], *sides))
+    return found, left_out
+
+
+def _too_few(a: str, b: str, where: At, n: int, of: int, left_out: Mapping[str, str]) -> str:
+    reason = f"{a} and {b} can both be read at {where} on {n} of {of} clips, at least half are needed"
+    first = next(iter(left_out.items()), None)
+    return f"{reason}; e.g. {first[0]}: {first[1]}" if first else reason
+
+
+def _summary(
+    a: str, b: str, where: At, dataset: str, of: int, found: list[tuple[str, dict[str, float], dict[str, float]]],
+    left_out: Mapping[str, str], settings: Mapping[str, float], resamples: int,
+) -> Comparison:  # fmt: skip
+    clusters = np.array([cluster for cluster, _, _ in found])
+    estimates, means = {}, {}
+    for name in ("kept_fraction", "bpp", *QUALITIES, "encode_ms", "total_ms", "nfe"):
+        if name == where.measure and not settings:
+            continue
+        left = np.array([side.get(name, math.nan) for _, side, _ in found])
+        right = np.array([side.get(name, math.nan) for _, _, side in found])
+        ratio = name in RATIOS
+        usable = np.isfinite(left) & np.isfinite(right)
+        if ratio:
+            usable &= (left > 0) & (right > 0)
+        if not usable.any():
+            continue
+        m = MEASURES[name]
+        effect = np.log(left[usable] / right[usable]) if ratio else left[usable] - right[usable]
+        statistic: Callable[[np.ndarray], float] = lambda drawn, effect=effect: float(effect[drawn].mean())  # type: ignore[misc]  # noqa: E731
+        result = estimate(
+            statistic,
+            list(clusters[usable]),
+            of=of,
+            unit="x" if ratio else m.unit,
+            digits=m.digits,
+            resamples=resamples,
+        )
+        estimates[name] = exponential(result) if ratio else result
+        means[name] = (float(left[usable].mean()), float(right[usable].mean()))
+    return Comparison(a, b, where, dataset, len(found), of, estimates, means, left_out, settings)
+
+
+def exponential(result: Estimate) -> Estimate:
+    """Turn an estimate of a log-ratio into one of the ratio itself."""
+    value, low, high = (math.exp(v) if not math.isnan(v) else v for v in (result.value, result.low, result.high))
+    return replace(result, value=value, low=low, high=high, unit="x", digits=2 if value < 10 else 1)

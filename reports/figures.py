@@ -1,0 +1,472 @@
+"""Static figures, drawn with matplotlib and written as PDF and PNG: one function per kind of figure."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image
+from scipy.stats import spearmanr
+
+from avtbench.bench.measures import MEASURES
+from avtbench.bench.rows import Preview, Row
+from avtbench.reports.curves import Curve
+from avtbench.reports.frame import quality_points
+from avtbench.reports.palette import GREY, Look, looks, order
+from avtbench.reports.times import StageMeans
+
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+}
+AXIS_TEXT = {"kept_fraction": "kept tokens (fraction of the full grid)", "bpp": "rate with mask (bits per pixel)"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on disk: ``<stem>.pdf`` and ``<stem>.png`` in the figures folder, with what it shows in words."""
+
+    stem: str
+    caption: str
+    group: str
+    png: Path
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def save(figure: Figure, folder: Path, stem: str, caption: str, group: str) -> Picture:
+    """Write one figure as PDF and PNG; the files are the same bytes for the same rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with styled():
+        figure.savefig(folder / f"{stem}.png", metadata={"Software": None})
+        figure.set_layout_engine("none")  # laid out by now; a second solve would only cost time
+        figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})
+    return Picture(stem, caption, group, folder / f"{stem}.png")
+
+
+def slug(text: str) -> str:
+    """Turn a name into part of a file name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in text).lower().split())
+
+
+def rate_distortion(found: Sequence[Curve], quality: str, rate: str) -> Figure:
+    """Mean quality over mean rate, one line per method; partial means have hollow markers, full rate is a level line.
+
+    ``rate``: ``kept_fraction`` or ``bpp``. Settings at which every clip is lossless are marked at the upper edge.
+    """
+    measure, look = MEASURES[quality], looks_of(found)
+    with styled():
+        figure = Figure(figsize=(5.2, 3.5))
+        axes = figure.subplots()
+        for curve in found:
+            if curve.level:
+                _level(axes, curve, quality, rate, look[curve.label])
+            else:
+                _curve(axes, curve, quality, rate, look[curve.label])
+        axes.set_xlabel(AXIS_TEXT[rate])
+        axes.set_ylabel(f"{measure.axis} {measure.arrow}")
+        if rate == "kept_fraction":
+            axes.set_xlim(0, 1.03)
+        else:
+            axes.set_xlim(left=0)
+        axes.margins(y=0.06)
+        _heading(axes, f"{found[0].dataset}, {clips_text(found, quality)}" if found else "")
+        _legend(axes, found, look, quality)
+    return figure
+
+
+def clips_text(found: Sequence[Curve], measure: str) -> str:
+    """``8 of 9 clips``, or ``7 to 8 of 9 clips`` where points differ."""
+    counts = sorted({p.means[measure].n for c in found for p in c.points})
+    of = max(p.of for c in found for p in c.points)
+    return f"{counts[0]} of {of} clips" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} of {of} clips"
+
+
+def _heading(axes: Axes, text: str) -> None:
+    axes.set_title(text, loc="left", fontsize=8, color="#444444")
+
+
+def looks_of(found: Sequence[Curve]) -> dict[str, Look]:
+    return looks((c.label for c in found), (c.label for c in found if c.bound))
+
+
+def _level(axes: Axes, curve: Curve, quality: str, rate: str, look: Look) -> None:
+    point = max(curve.points, key=lambda p: p["bpp"])
+    value = point[quality]
+    if math.isfinite(value):
+        axes.axhline(value, color=look.colour, lw=look.width, ls=look.dash, zorder=1)
+        face = "white" if point.means[quality].partial else look.colour
+        axes.plot([point[rate]], [value], marker=look.marker, color=look.colour, mfc=face, ms=4, zorder=2)
+
+
+def _curve(axes: Axes, curve: Curve, quality: str, rate: str, look: Look) -> None:
+    x = np.array([p[rate] for p in curve.points])
+    y = np.array([p[quality] for p in curve.points])
+    partial = np.array([p.means[quality].partial for p in curve.points], dtype=bool)
+    shown = np.isfinite(y)
+    axes.plot(x[shown], y[shown], color=look.colour, lw=look.width, ls=look.dash, zorder=2 if look.bound else 3)
+    size = 4.0 if look.bound else 5.5
+    for mask, face in ((shown & ~partial, look.colour), (shown & partial, "white")):
+        axes.plot(
+            x[mask],
+            y[mask],
+            ls="none",
+            marker=look.marker,
+            ms=size,
+            color=look.colour,
+            mfc=face,
+            mew=1.0,
+            zorder=2.5 if look.bound else 3.5,
+        )
+    for point in curve.points:
+        if math.isinf(point[quality]):
+            axes.annotate(
+                "lossless",
+                (point[rate], 1),
+                xycoords=("data", "axes fraction"),
+                ha="center",
+                va="top",
+                color=look.colour,
+                fontsize=6.5,
+                xytext=(0, -2),
+                textcoords="offset points",
+            )
+
+
+def _legend(axes: Axes, found: Sequence[Curve], look: Mapping[str, Look], quality: str) -> None:
+    handles = []
+    for curve in found:
+        style = look[curve.label]
+        handles.append(_handle(style, curve.label))
+    if any(p.means[quality].partial for c in found for p in c.points):
+        handles.append(Line2D([], [], color=GREY, ls="none", marker="o", mfc="white", ms=4.5, label="not all clips"))
+    axes.figure.legend(handles=handles, loc="outside right center", handlelength=2.6, labelspacing=0.6)
+
+
+def _handle(style: Look, label: str) -> Line2D:
+    return Line2D([], [], color=style.colour, lw=style.width, ls=style.dash, marker=style.marker, ms=4.5, label=label)
+
+
+def quality_time(found: Sequence[Curve], speed: pd.DataFrame, quality: str = "psnr") -> Figure | None:
+    """Mean quality over median end-to-end time (log), bars from p20 to p80; None where no setting was timed."""
+    look, drawn = looks_of(found), []
+    with styled():
+        figure = Figure(figsize=(5.2, 3.5))
+        axes = figure.subplots()
+        for curve in found:
+            values = {p.setting: p for p in curve.points}
+            mine = speed[(speed["label"] == curve.label) & speed["setting"].isin(values)].sort_values("kept_fraction")
+            if mine.empty:
+                continue
+            drawn.append(curve)
+            _timed(
+                axes,
+                mine["total_ms"],
+                mine,
+                [values[s][quality] for s in mine["setting"]],
+                look[curve.label],
+                across=True,
+            )
+        if not drawn:
+            return None
+        _time_axis(axes, "x")
+        axes.set_xlabel("end-to-end time (ms per clip, median, p20–p80)")
+        axes.set_ylabel(f"{MEASURES[quality].axis} {MEASURES[quality].arrow}")
+        _heading(axes, f"{drawn[0].dataset}, {clips_text(drawn, quality)}; {timing_text(speed)}")
+        _legend(axes, drawn, look, quality)
+    return figure
+
+
+def timing_text(speed: pd.DataFrame) -> str:
+    """Scenario, device, number format and how many clips and launches the times stand on."""
+    first, launches = speed.iloc[0], speed["launches"].max()
+    counts = f"{speed['clips'].max()} of {first['of']} clips, {launches} launch{'es' if launches != 1 else ''}"
+    return f"{first['scenario']}, {first['device']}, {first['dtype']}, timed on {counts}"
+
+
+def rate_time(speed: pd.DataFrame, bounds: Sequence[str] = ()) -> Figure | None:
+    """Median end-to-end time over kept fraction: does time shrink with the tokens? Random weights are named."""
+    speed = speed[speed["kept_fraction"].notna()]
+    if speed.empty:
+        return None
+    look = looks(speed["label"], bounds)
+    with styled():
+        figure = Figure(figsize=(5.2, 3.5))
+        axes = figure.subplots()
+        handles = []
+        for label in sorted(set(speed["label"]), key=order):
+            mine, style = speed[speed["label"] == label].sort_values("kept_fraction"), look[label]
+            _timed(axes, mine["kept_fraction"], mine, mine["total_ms"], style, across=False)
+            named = (
+                f"{label}\n(random weights)" if (mine["weights"] == "random").any() and "random" not in label else label
+            )
+            handles.append(_handle(style, named))
+        _time_axis(axes, "y")
+        axes.set_xlim(0, 1.03)
+        axes.set_xlabel(AXIS_TEXT["kept_fraction"])
+        axes.set_ylabel("end-to-end time (ms per clip, median, p20–p80)")
+        _heading(axes, f"{speed['dataset'].iloc[0]}, {timing_text(speed)}")
+        figure.legend(handles=handles, loc="outside right center", handlelength=2.6, labelspacing=0.6)
+    return figure
+
+
+def _timed(axes: Axes, x: Sequence[float], times: pd.DataFrame, y: Sequence[float], look: Look, across: bool) -> None:
+    spread = np.abs(times[["total_p20", "total_p80"]].to_numpy().T - times["total_ms"].to_numpy())
+    errors = {"xerr" if across else "yerr": spread}
+    axes.errorbar(
+        np.asarray(x),
+        np.asarray(y),
+        **errors,
+        color=look.colour,
+        lw=look.width,
+        ls=look.dash,
+        marker=look.marker,
+        ms=4.5 if look.bound else 5.5,
+        elinewidth=0.8,
+        capsize=2,
+        zorder=2 if look.bound else 3,
+    )
+
+
+def _time_axis(axes: Axes, which: str) -> None:
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+STAGE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2")
+
+
+def stage_breakdown(found: Sequence[StageMeans]) -> Figure:
+    """Left: mean milliseconds of top-level stages. Right: shares of the total, nested stages below their parents."""
+    sides = ("encode", "select", "decode")
+    paths = sorted({path for s in found for path in s.stages}, key=lambda path: (path.count("/"), path))
+    names = list(dict.fromkeys([*sides, *(path.rpartition("/")[2] for path in paths)]))
+    depth = 1 + max((path.count("/") for path in paths), default=0)
+    colour = {name: STAGE_COLOURS[i % len(STAGE_COLOURS)] for i, name in enumerate(names)}
+    hatch = {name: ("", "///", "...", "xxx")[i // len(STAGE_COLOURS) % 4] for i, name in enumerate(names)}
+    with styled():
+        figure = Figure(figsize=(7.2, 0.9 + (0.22 + 0.1 * depth) * len(found)))
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.7))
+        for i, method in enumerate(found):
+            _stage_bars(left, right, i, 0.8 / max(depth, 2), method, colour, hatch)
+        for axes in (left, right):
+            axes.grid(axis="y", visible=False)
+            axes.set_ylim(len(found) - 0.5, -0.5)
+        left.set_yticks(
+            range(len(found)), [f"{s.label}\nkept {s.kept:.2f}" if not math.isnan(s.kept) else s.label for s in found]
+        )
+        for axes in (left, right):
+            axes.tick_params(axis="y", length=0)
+        left.set_xlabel("mean end-to-end time (ms per clip)")
+        left.margins(x=0.2)
+        left.set_xlim(left=0)
+        right.set_xlim(0, 100)
+        right.set_xlabel("share of end-to-end time (%)")
+        handles = [Patch(facecolor=colour[n], hatch=hatch[n], edgecolor="white", label=n) for n in names]
+        handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="unattributed"))
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(8, len(handles)), handlelength=1.2, columnspacing=1.2
+        )
+    return figure
+
+
+def _stage_bars(
+    left: Axes,
+    right: Axes,
+    at: int,
+    height: float,
+    method: StageMeans,
+    colour: Mapping[str, str],
+    hatch: Mapping[str, str],
+) -> None:
+    top = at - height * (1 + max((path.count("/") for path in method.stages), default=0)) / 2
+    starts: dict[str, float] = {}
+    free: dict[str, float] = {}
+    for path, seconds in sorted(method.stages.items(), key=lambda item: item[0].count("/")):
+        parent, _, name = path.rpartition("/")
+        start = free.get(parent, starts.get(parent, 0.0))
+        starts[path], free[parent] = start, start + seconds
+        level = path.count("/")
+        share = 100 * seconds / method.total
+        bar = {"color": colour[name], "hatch": hatch[name], "edgecolor": "white", "linewidth": 0.6, "align": "edge"}
+        right.barh(top + level * height, share, height, left=100 * start / method.total, **bar)  # type: ignore[arg-type]
+        if level == 0:
+            left.barh(at - 0.25, 1e3 * seconds, 0.5, left=1e3 * start, **bar)  # type: ignore[arg-type]
+        if share > 4:
+            right.text(
+                100 * start / method.total + share / 2,
+                top + (level + 0.5) * height,
+                f"{share:.0f}",
+                color="white",
+                fontsize=6.5,
+                ha="center",
+                va="center",
+            )
+    end = free.get("", 0.0)
+    if method.unattributed > 0:
+        rest = {"color": "white", "edgecolor": GREY, "hatch": "////", "linewidth": 0.6, "align": "edge"}
+        left.barh(at - 0.25, 1e3 * (method.total - end), 0.5, left=1e3 * end, **rest)  # type: ignore[arg-type]
+        right.barh(top, 100 * method.unattributed, height, left=100 * end / method.total, **rest)  # type: ignore[arg-type]
+    left.text(1e3 * method.total, at, f" {1e3 * method.total:.3g}", va="center", fontsize=7)
+
+
+def motion_scatter(table: pd.DataFrame) -> tuple[Figure, dict[str, tuple[float, int]]] | None:
+    """Kept fraction of each clip against its motion, a panel per method at its setting nearest to half of the tokens.
+
+    Returns the figure and label -> (Spearman rank correlation, number of clips); None where no method adapts.
+    """
+    points = quality_points(table)
+    points = points[(points["family"] != "bound") & points["motion"].notna()]
+    panels, ranks = {}, {}
+    for label in sorted(set(points["label"]), key=order):
+        mine = points[points["label"] == label]
+        shares = mine.groupby("setting")["kept_fraction"].mean()
+        chosen = mine[mine["setting"] == (shares - 0.5).abs().idxmin()]
+        if len(chosen) >= 3:
+            panels[label] = chosen
+            constant = chosen["kept_fraction"].nunique() < 2 or chosen["motion"].nunique() < 2
+            rank = math.nan if constant else float(spearmanr(chosen["motion"], chosen["kept_fraction"]).statistic)
+            ranks[label] = (rank, len(chosen))
+    if not panels:
+        return None
+    look, columns = looks(panels), min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    with styled():
+        figure = Figure(figsize=(2.4 * columns + 0.4, 2.3 * lines + 0.3))
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (label, chosen) in zip(grid.flat, panels.items(), strict=False):
+            style, (rank, count) = look[label], ranks[label]
+            axes.scatter(
+                chosen["motion"],
+                chosen["kept_fraction"],
+                color=style.colour,
+                marker=style.marker,
+                s=22,
+                alpha=0.85,
+                lw=0,
+            )
+            axes.set_title(f"{label}, setting {chosen['setting'].iloc[0]:.3g}", fontsize=8)
+            value = "undefined" if math.isnan(rank) else f"{rank:+.2f}"
+            axes.text(
+                0.04, 0.95, f"Spearman ρ = {value}\nn = {count} clips", transform=axes.transAxes, va="top", fontsize=7.5
+            )
+            axes.set_ylim(0, 1.25)
+            axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        figure.supxlabel(f"motion ({MEASURES['motion'].unit})", fontsize=8.5)
+        figure.supylabel("kept tokens (fraction)", fontsize=8.5)
+    return figure, ranks
+
+
+def token_map(previews: Sequence[tuple[Row, Preview]]) -> Figure:
+    """Original, reconstruction, absolute error and keep mask of one clip, one line per method.
+
+    The error is the mean over channels of ``|original - reconstruction|`` on 0..255, all lines on one scale. In the
+    last column dropped positions are veiled. A mask whose grid does not follow the frame (prefix masks) is shown as a
+    bar of tokens.
+    """
+    lines = [(row, shown, _pixels(shown.original), _pixels(shown.reconstruction)) for row, shown in previews]
+    errors = [np.abs(a.astype(float) - b).mean(-1) for _, _, a, b in lines]
+    top = max(8.0, float(np.ceil(np.percentile(np.concatenate([e.ravel() for e in errors]), 99.5))))
+    height, width = lines[0][2].shape[:2]
+    side = 1.62
+    with styled(), mpl.rc_context({"axes.grid": False}):
+        figure = Figure(figsize=(4 * side * max(1.0, width / height) + 0.75, (side + 0.02) * len(lines) + 0.35))
+        grid = figure.subplots(len(lines), 4, squeeze=False)
+        for row_axes, (row, shown, original, rebuilt), error in zip(grid, lines, errors, strict=True):
+            keep = np.asarray(Image.open(io.BytesIO(shown.keep)).convert("L")) > 127
+            row_axes[0].imshow(original)
+            row_axes[1].imshow(rebuilt)
+            image = row_axes[2].imshow(error, cmap="magma", vmin=0, vmax=top)
+            _mask(row_axes[3], original, keep)
+            mse = float(np.mean((original.astype(float) - rebuilt) ** 2))
+            dB = "lossless" if mse == 0 else f"{10 * math.log10(255**2 / mse):.1f} dB"
+            row_axes[0].set_ylabel(row.alias or row.method, fontsize=8)
+            row_axes[1].set_xlabel(f"frame {shown.frame}: {dB}", fontsize=7, labelpad=2)
+            row_axes[3].set_xlabel(f"{keep.sum()} of {keep.size} kept ({keep.mean():.0%})", fontsize=7, labelpad=2)
+        for axes in grid.flat:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+        for axes, title in zip(grid[0], ("original", "reconstruction", "absolute error", "kept tokens"), strict=True):
+            axes.set_title(title, fontsize=8.5)
+        bar = figure.colorbar(image, ax=grid[:, 2:].ravel().tolist(), location="right", fraction=0.03, pad=0.02)
+        bar.set_label("absolute error (0–255)", fontsize=7.5)
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
+
+
+def _mask(axes: Axes, original: np.ndarray, keep: np.ndarray) -> None:
+    height, width = original.shape[:2]
+    grid_shape = keep.shape[1] / keep.shape[0]
+    if not 0.75 < grid_shape / (width / height) < 1.34:
+        canvas = np.full((height, width, 3), 255, np.uint8)
+        axes.imshow(canvas)
+        bar = np.repeat(keep.ravel()[None], 4, 0)
+        axes.imshow(
+            bar,
+            cmap=mpl.colors.ListedColormap(["#d9d9d9", "#0072B2"]),
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            extent=(0, width, height * 0.62, height * 0.38),
+            interpolation="nearest",
+        )
+        axes.set_xlim(0, width)
+        axes.set_ylim(height, 0)
+        return
+    rows = np.arange(height) * keep.shape[0] // height
+    columns = np.arange(width) * keep.shape[1] // width
+    mask = keep[rows][:, columns]
+    grey = original.mean(-1, keepdims=True) * 0.25 + 190
+    axes.imshow(np.where(mask[..., None], original, grey.repeat(3, -1)).astype(np.uint8))
+    edges = np.zeros((height, width))
+    edges[1:] += mask[1:] != mask[:-1]
+    edges[:, 1:] += mask[:, 1:] != mask[:, :-1]
+    axes.imshow(
+        np.ma.masked_equal(edges > 0, False), cmap=mpl.colors.ListedColormap(["#D55E00"]), interpolation="nearest"
+    )
+
+
+def _pixels(blob: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))

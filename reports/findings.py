@@ -1,0 +1,301 @@
+"""What a run says, in sentences and paired comparisons; where a comparison would mislead, the reason instead."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from avtbench.bench.measures import MEASURES, mse
+from avtbench.reports.compare import Comparison, compare
+from avtbench.reports.curves import bjontegaard_delta
+from avtbench.reports.errors import Refused, ReportError
+from avtbench.reports.frame import datasets_in, quality_points, speed_points
+from avtbench.reports.intervals import Estimate
+from avtbench.reports.palette import base_name, order
+from avtbench.reports.speedup import noise_floor, paired_speedup
+from avtbench.reports.tables import Table
+from avtbench.reports.times import StageMeans, stage_means
+
+Tone = Literal["good", "bad", "open", "refused", "plain"]
+HOLD, FULL = "hold", "full-rate"
+RESAMPLES = 1000
+BD_RESAMPLES = 300
+"""A Bjontegaard delta is fitted anew for every resample, which takes about a millisecond."""
+AT = "kept=0.5"
+QUOTABLE_LAUNCHES = 3
+MOST_UNATTRIBUTED = 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence. ``good``: better than the baseline beyond doubt; ``bad``: worse; ``open``: not separated."""
+
+    tone: Tone
+    text: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One method against another on one data set; a refused number is its reason."""
+
+    method: str
+    against: str
+    dataset: str
+    at_rate: Comparison | str
+    bd_rate: Estimate | str
+    bd_quality: Estimate | str
+
+
+def pairs(table: pd.DataFrame, tier: str) -> list[Pair]:
+    """Compare every adaptive method with hold, the oracle and each other, on all data sets together."""
+    points = quality_points(table)
+    points = points[points["tier"] == tier]
+    if points.empty:
+        return []
+    dataset = datasets_in(points)[-1]
+    family = points.drop_duplicates("label").set_index("label")["family"]
+    labels = sorted(family.index, key=order)
+    able = [label for label in labels if family[label] != "bound"]
+    bounds = [label for label in labels if family[label] == "bound" and base_name(label) in (HOLD, "oracle")]
+    wanted = [*itertools.product(able, bounds), *itertools.combinations(able, 2)]
+    return [_pair(table, method, against, dataset) for method, against in wanted]
+
+
+def _pair(table: pd.DataFrame, method: str, against: str, dataset: str) -> Pair:
+    def tried(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except (Refused, ReportError) as reason:
+            return str(reason)
+
+    return Pair(
+        method,
+        against,
+        dataset,
+        tried(lambda: compare(table, method, against, AT, dataset=dataset, resamples=RESAMPLES)),
+        tried(lambda: bjontegaard_delta(table, method, against, of="rate", dataset=dataset, resamples=BD_RESAMPLES)),
+        tried(lambda: bjontegaard_delta(table, method, against, of="quality", dataset=dataset, resamples=BD_RESAMPLES)),
+    )
+
+
+def comparison_table(found: Sequence[Pair], tier: str) -> Table:
+    """PSNR at half of the tokens, BD-rate and BD-PSNR of every pair, with intervals and clips."""
+    texts, values = [], []
+    for pair in found:
+        psnr = (
+            pair.at_rate.estimates.get("psnr", "no finite PSNR")
+            if isinstance(pair.at_rate, Comparison)
+            else pair.at_rate
+        )
+        numbers = {"at": psnr, "bd_rate": pair.bd_rate, "bd_psnr": pair.bd_quality}
+        exact: dict[str, Any] = {"data set": pair.dataset, "method": pair.method, "against": pair.against}
+        reasons = []
+        for name, number in numbers.items():
+            if isinstance(number, str):
+                reasons.append(number)
+                exact |= {name: math.nan, f"{name}_low": math.nan, f"{name}_high": math.nan}
+            else:
+                exact |= {
+                    name: number.value,
+                    f"{name}_low": number.low,
+                    f"{name}_high": number.high,
+                    f"{name}_n": number.n,
+                }
+        values.append(exact | {"refused": "; ".join(dict.fromkeys(reasons))})
+        clips = {f"{e.n} of {e.of}" for e in numbers.values() if isinstance(e, Estimate)}
+        overlap = [f"{e.overlap:.0%}" for e in (pair.bd_rate, pair.bd_quality) if isinstance(e, Estimate)]
+        texts.append(
+            {
+                "data set": pair.dataset,
+                "method": pair.method,
+                "against": pair.against,
+                "PSNR at half the tokens (dB)": _cell(psnr),
+                "BD-rate (%)": _cell(pair.bd_rate),
+                "BD-PSNR (dB)": _cell(pair.bd_quality),
+                "overlap": " / ".join(overlap) or "–",
+                "clips": ", ".join(sorted(clips)) or "–",
+            }
+        )
+    caption = (
+        "Paired comparisons: difference (method minus the other) with its 95 % interval, bootstrap over clips, "
+        "clips of one source resampled together. BD-rate and BD-PSNR on the upper hull of the mean curves, over bits "
+        "with mask; the overlap is that of the PSNR ranges / rate ranges."
+    )
+    notes = [f"Refused: {reason}" for reason in dict.fromkeys(r for v in values for r in v["refused"].split("; ") if r)]
+    return Table(f"comparisons-{tier}", caption, pd.DataFrame(values), pd.DataFrame(texts), frozenset(), tuple(notes))
+
+
+def _cell(number: Estimate | str) -> str:
+    if isinstance(number, str):
+        return "refused"
+    return number.span.replace(f" {number.unit}", "") if number.unit not in ("", "x") else number.span
+
+
+def against_hold(found: Sequence[Pair]) -> list[Finding]:
+    """A learned method must beat hold-last-kept before its numbers are discussed: one sentence per method."""
+    told = []
+    for pair in found:
+        if base_name(pair.against) != HOLD:
+            continue
+        head = f"{pair.method} against {pair.against} on {pair.dataset}, at half of the tokens:"
+        if isinstance(pair.at_rate, str):
+            told.append(Finding("refused", f"{head} not compared, {pair.at_rate}."))
+            continue
+        psnr = pair.at_rate.estimates.get("psnr")
+        if psnr is None:
+            told.append(Finding("refused", f"{head} no finite PSNR."))
+        elif not psnr.excludes(0):
+            told.append(Finding("open", f"{head} PSNR {psnr}. Not separated from copying the last kept token."))
+        elif psnr.value > 0:
+            told.append(Finding("good", f"{head} PSNR {psnr}. It beats copying the last kept token."))
+        else:
+            told.append(
+                Finding(
+                    "bad", f"{head} PSNR {psnr}. Copying the last kept token does better; do not quote its numbers."
+                )
+            )
+    return told
+
+
+def speed_findings(table: pd.DataFrame) -> list[Finding]:
+    """Cost against full rate and each other, and whether time shrinks with the tokens; per device and scenario."""
+    told: list[Finding] = []
+    timed = table[(table["pass"] == "speed") & table["done"]]
+    for (scenario, device, dtype), everything in timed.groupby(["scenario", "device", "dtype"], sort=False):
+        floor = noise_floor(everything)
+        here = speed_points(everything)
+        where = f"{scenario}, {device}, {dtype}"
+        if floor is not None:
+            told.append(
+                Finding(
+                    "plain", f"Noise floor ({where}): one method timed against itself differs by up to {floor:.2f}x."
+                )
+            )
+        launches = here.groupby("label")["launch"].nunique()
+        if launches.min() < QUOTABLE_LAUNCHES:
+            text = f"Timed in {launches.min()} launch{'es' if launches.min() != 1 else ''} ({where})"
+            told.append(Finding("open", f"{text}: quote no number before it holds over {QUOTABLE_LAUNCHES}."))
+        middle = {str(label): _middle(mine) for label, mine in here.groupby("label", sort=False)}
+        able = sorted((n for n, mine in middle.items() if mine["family"].iloc[0] != "bound"), key=order)
+        full = [name for name in middle if base_name(name) == FULL]
+        for slow, fast in [*itertools.product(able, full), *_slow_first(itertools.combinations(able, 2), middle)]:
+            told += _ratio(middle[slow], middle[fast], slow, fast, where, floor)
+        for label in able:
+            told += _shrinks(here[here["label"] == label], label, where, floor)
+    return told + unattributed(stage_means(table))
+
+
+def _middle(mine: pd.DataFrame) -> pd.DataFrame:
+    """The timed setting nearest to half of the tokens."""
+    shares = mine.groupby("setting", dropna=False)["kept_fraction"].mean()
+    if len(shares) < 2 or shares.isna().all():
+        return mine[mine["setting"] == mine["setting"].iloc[0]] if mine["setting"].notna().any() else mine
+    return mine[mine["setting"] == (shares - 0.5).abs().idxmin()]
+
+
+def _slow_first(combinations: Any, middle: dict[str, pd.DataFrame]) -> list[tuple[str, str]]:
+    return [tuple(sorted(pair, key=lambda n: -middle[n]["total_ms"].median())) for pair in combinations]  # type: ignore[misc]
+
+
+def _ratio(slow: pd.DataFrame, fast: pd.DataFrame, a: str, b: str, where: str, floor: float | None) -> list[Finding]:
+    try:
+        found = paired_speedup(slow, fast, resamples=RESAMPLES)
+    except Refused as reason:
+        return [Finding("refused", f"{a} against {b} ({where}): not compared, {reason}.")]
+    random = " Random weights." if {"random"} & {slow["weights"].iloc[0], fast["weights"].iloc[0]} else ""
+    kept = " and ".join(f"{m['kept_fraction'].mean():.2f}" for m in (slow, fast))
+    head = f"{a} takes {found.span} the time of {b}, at {kept} of the tokens ({_stands_on(found, slow)}, {where})."
+    outside = found.low > (floor or 1) or found.high < 1 / (floor or 1)
+    if found.excludes(1) and outside:
+        return [Finding("plain", head + random)]
+    why = "the interval holds 1" if not found.excludes(1) else "the noise floor is wider than the effect"
+    return [Finding("open", f"{head} No difference can be claimed: {why}.{random}")]
+
+
+def _stands_on(found: Estimate, timed: pd.DataFrame) -> str:
+    launches = timed["launch"].nunique()
+    text = f"{found.clips}, {launches} launch{'es' if launches != 1 else ''}"
+    return f"{text}, {found.note}" if found.note else text
+
+
+def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) -> list[Finding]:
+    shares = mine.groupby("setting")["kept_fraction"].mean()
+    if len(shares) < 2 or shares.isna().all() or shares.max() - shares.min() < 0.1:
+        return []
+    most, least = (mine[mine["setting"] == s] for s in (shares.idxmax(), shares.idxmin()))
+    try:
+        found = paired_speedup(least, most, resamples=RESAMPLES)
+    except Refused:
+        return []
+    smaller = found.high < 1 / (floor or 1)
+    verdict = "Time shrinks with the tokens." if smaller else "It adapts rate, not time."
+    text = (
+        f"{label} at {shares.min():.2f} of the tokens takes {found.span} its time at {shares.max():.2f} "
+        f"({_stands_on(found, least)}, {where}). {verdict}"
+    )
+    return [Finding("plain", text)]
+
+
+def unattributed(found: Sequence[StageMeans]) -> list[Finding]:
+    """Warn where stages do not explain the time."""
+    return [
+        Finding("open", f"{s.label}: {s.unattributed:.0%} of its time belongs to no stage; name the missing stages.")
+        for s in found
+        if s.stages and s.unattributed > MOST_UNATTRIBUTED
+    ]
+
+
+def reached(table: pd.DataFrame) -> list[Finding]:
+    """What was asked for against what came out: missed quality targets, gap of requested rates."""
+    told = []
+    points = quality_points(table)
+    for label, mine in points.groupby("label", sort=False):
+        name = mine["setting_name"].iloc[0].lower()
+        if name == "mse target":
+            errors = [(mse(row) or 0.0) * 4 / 255**2 for row in mine["row"]]  # from 0..255 to [-1, 1]
+            missed = sum(e > s for e, s in zip(errors, mine["setting"], strict=True))
+            told.append(
+                Finding(
+                    "plain",
+                    f"{label} missed its MSE target on {missed} of {len(mine)} points (whole clip, on [-1, 1]).",
+                )
+            )
+        elif name in ("rate", "kept fraction", "share"):
+            gap = mine["kept_fraction"] - mine["setting"]
+            told.append(
+                Finding(
+                    "plain",
+                    f"{label} keeps {gap.mean():+.3f} of the tokens against the request on average, "
+                    f"{gap.abs().max():.3f} at most, {len(mine)} points.",
+                )
+            )
+    return told
+
+
+def bounds_missing(table: pd.DataFrame) -> list[Finding]:
+    """Name the bounds that a figure should show and the run does not hold."""
+    points = quality_points(table)
+    points = points[points["tier"] == "shared"]
+    there = {base_name(label) for label in points["label"]}
+    missing = [name for name in (FULL, HOLD, "random", "oracle") if name not in there]
+    if points.empty or not missing:
+        return []
+    return [Finding("open", f"Bounds not in this run: {', '.join(missing)}; add them, or read the curves with care.")]
+
+
+def lossless(table: pd.DataFrame) -> list[Finding]:
+    """Count points without any error; they have no dB and are in no mean."""
+    points = quality_points(table)
+    count = int((points["psnr"] == math.inf).sum())
+    if not count:
+        return []
+    return [
+        Finding(
+            "plain", f"{count} of {len(points)} points are lossless: they are in no mean of {MEASURES['psnr'].label}."
+        )
+    ]

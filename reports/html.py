@@ -1,0 +1,151 @@
+"""The page: one HTML file with everything inside, which opens from disk without a network and can be mailed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from plotly.offline import get_plotlyjs
+
+from avtbench.bench.measures import MEASURES
+from avtbench.reports.curves import Curve
+from avtbench.reports.figures import AXIS_TEXT, Picture
+from avtbench.reports.frame import QUALITIES, RATES
+from avtbench.reports.palette import looks, order
+
+PARTS = Path(__file__).parent / "page"
+TONES = {"good": "ahead", "bad": "behind", "open": "open", "refused": "refused", "plain": ""}
+MOST_FAILURES = 60
+
+
+def curve_data(panels: Mapping[str, Sequence[Curve]]) -> str:
+    """JSON for the interactive plot: panel (data set, tier) -> curves -> points. Safe inside a script element."""
+    shown = [curve for found in panels.values() for curve in found]
+    look = looks((c.label for c in shown), (c.label for c in shown if c.bound))
+    qualities = [q for q in QUALITIES if any(math.isfinite(p[q]) for c in shown for p in c.points)]
+
+    def value(curve: Curve, at: int, quality: str) -> dict[str, Any] | None:
+        point, measure = curve.points[at], MEASURES[quality]
+        if not math.isfinite(point[quality]):
+            return None
+        mean = point.means[quality]
+        text = f"{measure.label} {mean.text(measure.digits)} {measure.unit}".strip()
+        return {"value": round(mean.value, 6), "text": text, "clips": mean.clips, "partial": mean.partial}
+
+    data = {
+        "panels": [
+            {
+                "label": name,
+                "curves": [
+                    {
+                        "label": curve.label,
+                        "level": curve.level,
+                        "bound": curve.bound,
+                        "setting": curve.setting_name or "setting",
+                        "colour": look[curve.label].colour,
+                        "dash": look[curve.label].plotly_dash,
+                        "width": 1.5 if curve.bound else 3,
+                        "marker": look[curve.label].plotly_marker,
+                        "points": [
+                            {"setting": f"{p.setting:g}", **{r: round(p[r], 6) for r in RATES}}
+                            | {q: value(curve, at, q) for q in qualities}
+                            for at, p in enumerate(curve.points)
+                        ],
+                    }
+                    for curve in found
+                ],
+            }
+            for name, found in panels.items()
+        ],
+        "qualities": [
+            {"name": q, "label": MEASURES[q].label, "axis": f"{MEASURES[q].axis} {MEASURES[q].arrow}"}
+            for q in qualities
+        ],
+        "rates": [{"name": r, "label": MEASURES[r].label, "axis": AXIS_TEXT[r]} for r in RATES],
+        "widest": {r: max((p[r] for c in shown for p in c.points), default=1) for r in RATES},
+    }
+    return json.dumps(data).replace("<", "\\u003c")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def failures(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Points that did not finish, those of one clip with one reason on one line."""
+    left = table[~table["done"]]
+    lines = []
+    for (status, dataset, clip, pass_, reason), group in left.groupby(
+        ["status", "dataset", "clip", "pass", "reason"], sort=False
+    ):
+        methods = ", ".join(sorted(set(group["label"]), key=order))
+        lines.append(
+            {
+                "status": status.replace("_", " "),
+                "dataset": dataset,
+                "clip": clip,
+                "pass_": pass_,
+                "reason": reason,
+                "methods": methods,
+                "points": len(group),
+            }
+        )
+    return sorted(lines, key=lambda line: line["status"] == "skipped")
+
+
+def method_lines(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One line per method: what it is and how many of its points finished."""
+    look = looks(table["label"], table.loc[table["family"] == "bound", "label"])
+    lines = []
+    for label, mine in table[table["alias"] == ""].groupby("label", sort=False):
+        first = mine.iloc[mine["done"].to_numpy().argmax()]
+        settings = sorted(mine.loc[mine["done"] & mine["setting"].notna(), "setting"].unique())
+        named = f"{first['setting_name']}: " if first["setting_name"] else ""
+        count = mine["done"].groupby(mine["pass"]).agg(["sum", "size"])
+        cell = {
+            p: f"{count.loc[p, 'sum']} of {count.loc[p, 'size']}" if p in count.index else "–"
+            for p in ("quality", "speed")
+        }
+        lines.append(
+            {
+                "label": str(label),
+                "colour": look[str(label)].colour,
+                "settings": named + (", ".join(f"{s:g}" for s in settings) or "–"),
+                "failed": int((~mine["done"]).sum()),
+                **{k: first[k] for k in ("family", "tier", "weights", "tokenizer")},
+                **cell,
+            }
+        )
+    return sorted(lines, key=lambda line: order(line["label"]))
+
+
+def flat(record: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested mappings as ``key.key`` -> text."""
+    if isinstance(record, Mapping):
+        for key, value in record.items():
+            yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
+    elif record is not None:
+        yield prefix, ", ".join(map(str, record)) if isinstance(record, (list, tuple)) else str(record)
+
+
+def render(pictures: Mapping[str, Sequence[Picture]], **context: Any) -> str:
+    """Fill the template; style, scripts, pictures and tables go inside."""
+    loader = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PARTS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False
+    )
+    images = {p.stem: data_uri(p.png.read_bytes(), "image/png") for group in pictures.values() for p in group}
+    return loader.get_template("report.html.j2").render(
+        pictures=pictures,
+        images=images,
+        words=TONES,
+        css=(PARTS / "page.css").read_text(encoding="utf-8"),
+        script=(PARTS / "curves.js").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs() if context.get("curves_json") else "",
+        **context,
+    )

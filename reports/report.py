@@ -1,0 +1,268 @@
+"""A run as a folder of figures and tables and one HTML page, from stored rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from avtbench.bench.measures import MEASURES
+from avtbench.bench.rows import Preview, Row
+from avtbench.reports import figures, findings, html, tables, times
+from avtbench.reports.curves import Curve, curves
+from avtbench.reports.errors import ReportError
+from avtbench.reports.figures import Picture, save, slug
+from avtbench.reports.frame import QUALITIES, RATES, clips_of, datasets_in, frame, outcomes, quality_points
+from avtbench.reports.palette import order
+
+PAGE = "report.html"
+TIERS = {"shared": "Shared backbone: rules on one common tokeniser", "faithful": "Faithful: published architectures"}
+MOST_MAPS = 8
+
+
+def write(
+    rows: Sequence[Row],
+    previews: Sequence[Preview],
+    environments: Mapping[str, Mapping[str, Any]],
+    out: Path,
+    title: str,
+) -> Path:
+    """Write ``figures/``, ``tables/`` and the page below ``out``; return the path of the page.
+
+    Raises :class:`ReportError` in one line when there is no row, when rows of two metric profiles meet, or when
+    ``out`` cannot be written.
+    """
+    if not rows:
+        raise ReportError("there are no rows to report on; start a run first: avtbench run")
+    table = frame(rows)
+    try:
+        pictures, panels = _figures(table, rows, previews, out / "figures")
+        printed, found = _tables(table, out / "tables")
+        page = _page(table, environments, title, pictures, panels, printed, found, out)
+        path = out / PAGE
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ReportError(
+            f"{out} cannot be written ({error.strerror or error}); give another folder with --out"
+        ) from error
+    return path
+
+
+def tiers_in(table: pd.DataFrame) -> list[str]:
+    """The tiers with finished quality points; they never share a table or an axis."""
+    return [tier for tier in TIERS if (quality_points(table)["tier"] == tier).any()]
+
+
+def _figures(
+    table: pd.DataFrame, rows: Sequence[Row], previews: Sequence[Preview], folder: Path
+) -> tuple[dict[str, list[Picture]], dict[str, list[Curve]]]:
+    made: dict[str, list[Picture]] = {"curves": [], "time": [], "stages": [], "motion": [], "tokens": []}
+    panels: dict[str, list[Curve]] = {}
+    summary = times.speed_summary(table)
+    for tier in tiers_in(table):
+        points = quality_points(table)
+        for dataset in datasets_in(points[points["tier"] == tier]):
+            found = curves(table, dataset, tier)
+            suffix = slug(dataset) + ("" if tier == "shared" else f"-{tier}")
+            panels[dataset if tier == "shared" else f"{dataset} ({tier})"] = found
+            made["curves"] += _rate_distortion(found, folder, suffix)
+            made["time"] += _quality_time(found, summary, folder, suffix)
+    made["time"] += _rate_time(summary, folder)
+    stages = times.stage_means(table)
+    if any(s.stages for s in stages):
+        caption = (
+            "Mean time of each stage (latency scenario), each method at its setting nearest to half of the tokens. "
+            "Nested stages stand below their parents; hatched: not attributed to any stage ("
+            + ", ".join(f"{s.label} {s.unattributed:.1%}" for s in stages)
+            + ")."
+        )
+        made["stages"].append(save(figures.stage_breakdown(stages), folder, "stages", caption, "stages"))
+    scatter = figures.motion_scatter(table)
+    if scatter:
+        figure, ranks = scatter
+        told = ", ".join(
+            f"{label} {'undefined' if rank != rank else f'{rank:+.2f}'} (n = {n} clips)"
+            for label, (rank, n) in ranks.items()
+        )
+        caption = (
+            "Kept fraction against motion, a point per clip, at the setting nearest to half of the tokens. "
+            f"Spearman rank correlation: {told}."
+        )
+        made["motion"].append(save(figure, folder, "motion", caption, "motion"))
+    made["tokens"] += _token_maps(rows, previews, folder)
+    return made, panels
+
+
+def _rate_distortion(found: Sequence[Curve], folder: Path, suffix: str) -> list[Picture]:
+    made = []
+    for quality in QUALITIES:
+        if not any(c.points and p.means[quality].n for c in found for p in c.points):
+            continue
+        for rate in RATES:
+            clips = figures.clips_text(found, quality)
+            caption = f"{MEASURES[quality].label} over {MEASURES[rate].label}, {found[0].dataset}, {clips}."
+            figure = figures.rate_distortion(found, quality, rate)
+            stem = f"rd-{slug(quality)}-{'kept' if rate == 'kept_fraction' else rate}-{suffix}"
+            made.append(save(figure, folder, stem, caption, "curves"))
+    return made
+
+
+def _quality_time(found: Sequence[Curve], summary: pd.DataFrame, folder: Path, suffix: str) -> list[Picture]:
+    made = []
+    mine = summary[summary["dataset"] == found[0].dataset]
+    for group, timed in mine.groupby(["scenario", "device", "dtype"], sort=False):
+        figure = figures.quality_time(found, timed)
+        if figure is not None:
+            caption = (
+                f"PSNR over end-to-end time, {found[0].dataset}, {figures.timing_text(timed)}; a point per setting."
+            )
+            made.append(
+                save(figure, folder, f"quality-time-{slug(' '.join(map(str, group)))}-{suffix}", caption, "time")
+            )
+    return made
+
+
+def _rate_time(summary: pd.DataFrame, folder: Path) -> list[Picture]:
+    made = []
+    for group, timed in summary.groupby(["scenario", "device", "dtype", "dataset"], sort=False):
+        figure = figures.rate_time(timed, timed.loc[timed["family"] == "bound", "label"])
+        if figure is not None:
+            caption = (
+                f"End-to-end time over kept fraction, {group[3]}, {figures.timing_text(timed)}. "
+                "A level line: rate adapts, time does not."
+            )
+            made.append(save(figure, folder, f"rate-time-{slug(' '.join(map(str, group)))}", caption, "time"))
+    return made
+
+
+def _token_maps(rows: Sequence[Row], previews: Sequence[Preview], folder: Path) -> list[Picture]:
+    by_key = {row.key: row for row in rows}
+    clips: dict[tuple[str, str, int], list[tuple[Row, Preview]]] = {}
+    for preview in previews:
+        if row := by_key.get(preview.key):
+            clips.setdefault((row.dataset, row.clip, preview.frame), []).append((row, preview))
+    made = []
+    for (dataset, clip, number), shown in list(clips.items())[:MOST_MAPS]:
+        shown.sort(key=lambda pair: (order(pair[0].method), pair[0].setting or 0.0))
+        settings = ", ".join(
+            f"{r.method} at {r.setting_name} {r.setting:g}" if r.setting is not None else r.method for r, _ in shown
+        )
+        caption = (
+            f"{dataset}, {clip}, frame {number}: {settings}. "
+            "Dropped positions are veiled; error is |original − reconstruction|."
+        )
+        made.append(
+            save(figures.token_map(shown), folder, f"tokens-{slug(f'{dataset} {clip}')}-{number}", caption, "tokens")
+        )
+    return made
+
+
+def _tables(table: pd.DataFrame, folder: Path) -> tuple[dict[str, Any], list[findings.Finding]]:
+    made: dict[str, Any] = {"results": [], "comparisons": [], "sweep": [], "time": None}
+    told = findings.bounds_missing(table)
+    for tier in tiers_in(table):
+        made["results"].append(tables.matched(table, tier))
+        compared = findings.pairs(table, tier)
+        told += findings.against_hold(compared)
+        if compared:
+            made["comparisons"].append(findings.comparison_table(compared, tier))
+        made["sweep"].append(tables.swept(table, tier))
+    summary = times.speed_summary(table)
+    if len(summary):
+        made["time"] = tables.timing(summary)
+    for one in _each(made):
+        tables.write(one, folder)
+    return made, told + findings.reached(table) + findings.lossless(table)
+
+
+def _each(made: Mapping[str, Any]) -> list[tables.Table]:
+    return [
+        *made["results"],
+        *made["comparisons"],
+        *made["sweep"],
+        *([made["time"]] if made["time"] is not None else []),
+    ]
+
+
+def _page(
+    table: pd.DataFrame,
+    environments: Mapping[str, Mapping[str, Any]],
+    title: str,
+    pictures: Mapping[str, list[Picture]],
+    panels: Mapping[str, list[Curve]],
+    printed: Mapping[str, Any],
+    told: Sequence[findings.Finding],
+    out: Path,
+) -> str:
+    points = quality_points(table)
+    failed = html.failures(table)
+    downloads = {
+        one.name: [
+            (f"{one.name}.{kind}", html.data_uri((out / "tables" / f"{one.name}.{kind}").read_bytes(), "text/plain"))
+            for kind in ("csv", "md", "tex")
+        ]
+        for one in _each(printed)
+    }
+    sections = [
+        ("curves", "Rate and quality", bool(panels)),
+        ("tables", "Results", bool(printed["results"])),
+        ("time", "Time", printed["time"] is not None),
+        ("stages", "Stages", bool(pictures["stages"])),
+        ("motion", "Motion", bool(pictures["motion"])),
+        ("tokens", "Token maps", bool(pictures["tokens"])),
+        ("details", "Environment and raw data", True),
+    ]
+    profile = f"Metric profile {points['profile'].iloc[0]}" if len(points) else "No quality points"
+    return html.render(
+        pictures,
+        title=title,
+        subtitle=f"Adaptive video tokenisers: rate, quality and cost. {profile}.",
+        sections=[(name, text) for name, text, there in sections if there],
+        tiles=_tiles(table),
+        findings=told,
+        speed_findings=findings.speed_findings(table),
+        methods=html.method_lines(table),
+        failures=failed[: html.MOST_FAILURES],
+        failures_left=max(0, len(failed) - html.MOST_FAILURES),
+        environment_lines=_where(environments),
+        environments=[(name, list(html.flat(record))) for name, record in environments.items()],
+        curves_json=html.curve_data(panels) if panels else "",
+        absences=tables.absences(points),
+        few_figures=len(pictures["curves"]) <= 8,
+        tables=printed,
+        downloads=downloads,
+        tier_words={one.name: TIERS[one.name.rpartition("-")[2]] for one in _each(printed) if one.name != "time"},
+    )
+
+
+def _tiles(table: pd.DataFrame) -> list[dict[str, Any]]:
+    done, points = outcomes(table), quality_points(table)
+    failed = len(table) - done["done"] - done["skipped"]
+    tiles = []
+    for dataset in [d for d in dict.fromkeys(table["dataset"]) if d]:
+        of = clips_of(table, dataset)
+        n = points.loc[points["dataset"] == dataset, "clip"].nunique()
+        tiles.append({"number": f"{n} of {of}", "text": f"clips of {dataset}", "warn": n < of})
+    tiles.append({"number": str(table.loc[table["alias"] == "", "label"].nunique()), "text": "methods", "warn": False})
+    tiles.append({"number": f"{done['done']} of {len(table)}", "text": "points finished", "warn": False})
+    tiles.append({"number": str(failed), "text": "points failed", "warn": failed > 0})
+    if done["skipped"]:
+        tiles.append({"number": str(done["skipped"]), "text": "points skipped with a reason", "warn": False})
+    return tiles
+
+
+_TELLING = ("cpu", "gpu", "device", "threads", "torch", "cuda", "python", "system", "omp_wait_policy")
+
+
+def _where(environments: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line per environment with what most decides a number; the rest stands at the end of the page."""
+    lines = []
+    for name, record in environments.items():
+        known = {key.rpartition(".")[2].lower(): value for key, value in html.flat(record)}
+        telling = [f"{key} {known[key]}" for key in _TELLING if known.get(key)]
+        lines.append(f"{name}: {', '.join(telling) or 'see the end of the page'}")
+    if len(lines) > 1:
+        lines.append(f"Rows come from {len(lines)} environments: compare times only within one.")
+    return lines or ["No environment was recorded."]

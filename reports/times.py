@@ -1,0 +1,96 @@
+"""What the speed pass says in numbers: medians with spread per setting, and where the time of a method goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from avtbench.bench.measures import end_to_end
+from avtbench.bench.rows import Row
+from avtbench.reports.frame import quality_points, speed_points
+from avtbench.reports.palette import order
+
+
+def speed_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return median, p20 and p80 in ms, encode side and total, per (scenario, device, dtype, label, dataset, setting).
+
+    Samples of all clips, launches and rounds are pooled. ``kept_fraction`` is the mean over the timed clips, from the
+    quality pass where the timing does not hold it.
+    """
+    speed, quality = speed_points(table), quality_points(table)
+    where = ["scenario", "device", "dtype", "label", "family", "tier", "weights", "dataset", "setting"]
+    asked = table[table["pass"] == "speed"].groupby("dataset")["clip"].nunique()
+    kept = quality.groupby(["label", "dataset", "setting"])["kept_fraction"].mean()
+    lines = []
+    for group, timed in speed.groupby(where, sort=False, dropna=False):
+        named = dict(zip(where, group, strict=True))
+        total = 1e3 * np.concatenate([end_to_end(r) for r in timed["row"]])
+        encode = 1e3 * np.concatenate([r.timing.encode_side for r in timed["row"]])
+        low, middle, high = np.percentile(total, [20, 50, 80])
+        share = timed["kept_fraction"].mean()
+        if math.isnan(share):
+            share = kept.get((named["label"], named["dataset"], named["setting"]), math.nan)
+        lines.append(
+            named
+            | {
+                "kept_fraction": share,
+                "total_ms": middle,
+                "total_p20": low,
+                "total_p80": high,
+                "encode_ms": float(np.median(encode)),
+                "encode_p20": float(np.percentile(encode, 20)),
+                "encode_p80": float(np.percentile(encode, 80)),
+                "samples": len(total),
+                "clips": timed["clip"].nunique(),
+                "of": int(asked[named["dataset"]]),
+                "launches": timed["launch"].nunique(),
+                "nfe": timed["nfe"].mean(),
+                "peak_mb": timed["peak_mb"].max(),
+            }
+        )
+    columns = [*where, "kept_fraction", "total_ms", "total_p20", "total_p80", "encode_ms", "encode_p20", "encode_p80"]
+    columns += ["samples", "clips", "of", "launches", "nfe", "peak_mb"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+@dataclass(frozen=True)
+class StageMeans:
+    """Mean seconds of the stages of one method at one setting; ``total`` is the mean end-to-end time."""
+
+    label: str
+    setting: float
+    kept: float
+    total: float
+    stages: Mapping[str, float]
+    samples: int
+
+    @property
+    def unattributed(self) -> float:
+        """Share of the total that no top-level stage explains, 0..1."""
+        explained = sum(s for path, s in self.stages.items() if "/" not in path)
+        return max(0.0, 1 - explained / self.total) if self.total else 0.0
+
+
+def stage_means(table: pd.DataFrame, scenario: str = "latency") -> list[StageMeans]:
+    """Average the stages of every method at its timed setting closest to half of the tokens."""
+    speed = speed_points(table)
+    speed = speed[speed["scenario"] == scenario]
+    found = []
+    for label, mine in speed.groupby("label", sort=False):
+        shares = mine.groupby("setting", dropna=False)["kept_fraction"].mean()
+        setting = (shares - 0.5).abs().idxmin() if shares.notna().any() else sorted(shares.index)[len(shares) // 2]
+        chosen: list[Row] = list(
+            mine.loc[mine["setting"].eq(setting) | (pd.isna(setting) & mine["setting"].isna()), "row"]
+        )
+        count = sum(len(r.timing.encode_side) for r in chosen if r.timing)
+        stages: dict[str, float] = {}
+        for row in chosen:
+            for stage in row.timing.stages if row.timing else ():
+                stages[stage.path] = stages.get(stage.path, 0.0) + sum(stage.seconds) / count
+        total = sum(sum(end_to_end(r)) for r in chosen) / count
+        found.append(StageMeans(str(label), float(setting), float(shares.get(setting, math.nan)), total, stages, count))
+    return sorted(found, key=lambda s: order(s.label))

@@ -1,0 +1,139 @@
+"""The command line as a user meets it: plain words, exit codes, no traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from avtbench.bench import cli
+
+
+@pytest.fixture
+def avtbench(capsys, monkeypatch, tmp_path):
+    """``avtbench("ls")`` gives exit code, standard output and standard error; the current folder is a fresh one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = cli._main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def spec(tmp_path, tiny_run):
+    """A spec file of the toy method on the tiny data set."""
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps({**tiny_run().model_dump(mode="json"), "name": "small"}))
+    return path
+
+
+def test_help_shows_the_verbs(avtbench):
+    code, out, _ = avtbench("--help")
+
+    assert code == 0
+    for verb in ("ls", "run", "report", "export", "check", "doctor"):
+        assert f" {verb} " in out
+    assert "avtbench run" in out
+
+
+def test_ls_lists_everything_and_one_in_full(avtbench):
+    code, out, _ = avtbench("ls")
+    assert code == 0
+    assert "synthetic" in out
+    assert "tokenbench" in out
+
+    code, out, _ = avtbench("ls", "synthetic")
+    assert code == 0
+    assert "clips=12" in out
+
+
+def test_run_export_and_resume(avtbench, spec):
+    code, out, _ = avtbench("run", spec, "--dry-run")
+    assert code == 0
+    assert "6 points, 0 stored; time unknown" in out
+
+    code, out, err = avtbench("run", spec, "--no-report")
+    assert (code, err) == (0, "")
+    assert "6 of 6 points" in out
+
+    code, out, _ = avtbench("run", spec, "--no-report", "--set", "method.toy.settings=[0, 20, 40]")
+    assert "9 of 9 points, 6 stored before" in out
+    code, out, _ = avtbench("run", spec, "--dry-run")
+    assert "6 points, 6 stored: nothing to run" in out
+
+    code, out, _ = avtbench("export", "--to", "rows.csv", "--to", "rows.parquet")
+    assert code == 0
+    assert out.splitlines()[0].startswith("rows.csv: 9 rows of run small-")
+    code, out, _ = avtbench("export", "--runs")
+    assert [line.split()[4:7] for line in out.splitlines()] == [["of", "6", "points,"], ["of", "9", "points,"]] or out
+
+
+def test_points_that_fail_end_in_exit_code_1_and_one_line(avtbench, spec):
+    code, out, err = avtbench("run", spec, "--no-report", "--set", "dataset.tiny.unreadable=clip-1")
+
+    assert code == 1
+    assert "4 of 6 points, 2 failed, 2 of them: clip-1: found no video stream" in out
+    assert err == "avtbench: 2 of 6 points failed; the same command tries them again\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["runn"], "No such command 'runn'"),
+        (["run", "--wrokers", "2"], "No such option: --wrokers"),
+        (["run", "dmo"], "no preset is called dmo; did you mean demo?"),
+        (["run", "SPEC", "--set", "method.toy.settings=abc"], "found 'abc', expected a valid number"),
+        (["run", "SPEC", "--set", "veiw.size=64"], "no such key; did you mean view?"),
+        (["run", "SPEC", "--set", "method.toy.gian=1"], "method toy has no knob gian; did you mean gain?"),
+        (["run", "SPEC", "--method", "tyo.py"], "method file tyo.py does not exist"),
+        (["run", "SPEC", "--dataset", "sinthetic"], "no dataset is called sinthetic; did you mean synthetic?"),
+        (["run", "SPEC", "--store", "/proc/none/store.sqlite"], "cannot be opened or written"),
+        (["run", "SPEC", "--store", "SPEC"], "is not an avtbench store"),
+        (["export"], "does not exist; expected a store written by: avtbench run"),
+        (["report", "--store", "nowhere.sqlite"], "does not exist; expected a store"),
+        (["check", "nowhere.py"], "does not exist; expected a Python file"),
+        (["ls", "synthetik"], "nothing is called synthetik; did you mean synthetic?"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(avtbench, spec, arguments, said):
+    code, _, err = avtbench(*[str(spec) if a == "SPEC" else a for a in arguments])
+
+    assert code == 2
+    assert said in err
+    assert err.startswith("avtbench: ")
+    assert err.count("\n") == 1
+
+
+def test_export_says_where_it_cannot_write(avtbench, spec):
+    avtbench("run", spec, "--no-report")
+
+    assert "found .txt, expected .csv or .parquet" in avtbench("export", "--to", "rows.txt")[2]
+    assert "cannot be written" in avtbench("export", "--to", "/proc/none/rows.csv")[2]
+    assert "holds no run bmall; did you mean small" in avtbench("export", "bmall")[2]
+
+
+def test_check_proves_a_file(avtbench, write, toy):
+    code, out, err = avtbench("check", write("bad.py", toy, "(0.0, 20.0)", "(20.0, 0.0)"), "--set", "gain=0.5")
+
+    assert (code, err) == (1, "avtbench: 1 checks failed\n")
+    assert "holds   decodes in a fresh process" in out
+    assert "broken  declares itself" in out
+
+
+def test_doctor_tells_what_is_there_and_what_is_not(avtbench):
+    code, out, _ = avtbench("doctor")
+
+    assert code == 0
+    assert "torch threads" in out
+    assert "expected the folder" in out or "there is no folder" in out  # davis and tokenbench are not here
+
+
+def test_the_module_runs_like_the_script():
+    done = subprocess.run([sys.executable, "-m", "avtbench.bench", "nope"], capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,138 @@
+"""The store keeps every finished point, whoever asked for it, and says no in one line."""
+
+import sqlite3
+
+import pytest
+
+from avtbench.bench.rows import Preview, Quality, Rate, Row, Status
+from avtbench.bench.store import SCHEMA, Store, StoreError, frame
+
+
+def row(key: str, setting: float = 0.5, status: Status = Status.DONE) -> Row:
+    done = status is Status.DONE
+    rate = Rate(kept=1, total=4, payload_bits=256, mask_bits=4, mask_bits_coded=4)
+    quality = Quality(
+        profile="p/1", frame_pixels=300, frame_sse=[300, 300], frame_sse_float=[299.5, 300.5], frame_ssim=[1, 0.5]
+    )
+    return Row(
+        key=key, status=status, reason="" if done else "no luck", pass_="quality", method="toy", tier="shared",
+        family="threshold", weights="none", setting=setting, dataset="tiny", clip="a", frames=2, height=10, width=10,
+        environment="e1", seconds=2.0, rate=rate if done else None, quality=quality if done else None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "deep" / "store.sqlite") as opened:
+        yield opened
+
+
+def test_rows_come_back_as_they_were(store):
+    store.begin("demo-1", "demo", {"seed": 0}, ["s1", "s2", "s3"])
+    store.put_environment("e1", {"hardware": {"cores": 2}})
+    second, first = row("k2", float("inf")), row("k1")
+    store.put("demo-1", "s2", second)
+    store.put("demo-1", "s1", first, Preview(key="k1", frame=3, original=b"o", reconstruction=b"r", keep=b"k"))
+
+    assert store.rows("demo-1") == [first, second]  # in the order of the plan
+    assert [p.frame for p in store.previews("demo-1")] == [3]
+    assert store.environments([first]) == {"e1": {"hardware": {"cores": 2}}}
+    assert store.finished() == {"k1", "k2"}
+    assert store.filled("demo-1") == {"s1", "s2"}
+    assert store.seconds() == {("toy", "quality"): 2.0 * 1e6 / 200}
+    entry = store.find_run("demo")
+    assert (entry.id, entry.planned, entry.done, entry.failed) == ("demo-1", 3, 2, 0)
+
+
+def test_two_runs_share_a_point(store):
+    store.begin("a", "a", {}, ["s1"])
+    store.put("a", "s1", row("k1"))
+    store.begin("b", "b", {}, ["s1", "s2"])
+    store.link("b", "s1", "k1")
+
+    assert store.rows("a") == store.rows("b")
+
+
+def test_a_plan_that_changed_keeps_what_is_still_in_it(store):
+    store.begin("a", "a", {}, ["s1", "s2"])
+    store.put("a", "s1", row("k1"))
+    store.put("a", "s2", row("k2"))
+    store.begin("a", "a", {}, ["s2", "s3"])
+
+    assert [r.key for r in store.rows("a")] == ["k2"]
+    assert store.finished() == {"k1", "k2"}  # nothing is forgotten
+
+
+def test_a_failed_point_is_kept_until_it_is_tried_again(store):
+    store.begin("a", "a", {}, ["s1"])
+    store.put("a", "s1", row("bad", status=Status.FAILED))
+    assert store.find_run().failed == 1
+    assert store.finished() == set()
+
+    store.put("a", "s1", row("good"))
+    assert [r.key for r in store.rows("a")] == ["good"]
+    assert store._db.execute("SELECT count(*) FROM points").fetchone() == (1,)
+
+
+def test_the_same_key_again_replaces_the_row(store):
+    store.begin("a", "a", {}, ["s1"])
+    store.put("a", "s1", row("k", status=Status.OUT_OF_MEMORY))
+    store.put("a", "s1", row("k"))
+
+    assert [r.status for r in store.rows("a")] == [Status.DONE]
+
+
+def test_a_transaction_that_breaks_leaves_nothing(store):
+    store.begin("a", "a", {}, ["s1"])
+    bad = Preview(key="another", frame=0, original=b"", reconstruction=b"", keep=b"")
+    with pytest.raises(StoreError, match="FOREIGN KEY"):
+        store.put("a", "s1", row("k1"), bad)
+
+    assert store.rows("a") == []
+
+
+def test_a_table_for_pandas(store, tmp_path):
+    table = frame([row("k1"), row("k2", float("inf")), row("k3", status=Status.FAILED)])
+
+    assert list(table["setting"]) == [0.5, float("inf"), 0.5]
+    assert table["psnr"][0] == pytest.approx(48.13, abs=0.01)
+    assert table["kept_fraction"].tolist()[:2] == [0.25, 0.25]
+    assert table["quality.frame_sse"][0] == "[300, 300]"
+    assert table["psnr"].isna().tolist() == [False, False, True]
+    table.to_parquet(tmp_path / "rows.parquet")
+
+
+def test_what_is_no_store_is_refused_in_one_line(tmp_path):
+    text = tmp_path / "notes.sqlite"
+    text.write_text("these are my notes, and quite long ones so that they fill a header of a hundred bytes " * 3)
+    with pytest.raises(StoreError, match="is not an avtbench store"):
+        Store(text)
+
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as db:
+        db.execute("CREATE TABLE t (x)")
+    with pytest.raises(StoreError, match="SQLite file of another program"):
+        Store(foreign)
+    with pytest.raises(StoreError, match=r"does not exist; expected a store written by: avtbench run"):
+        Store(tmp_path / "none.sqlite", create=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be opened or written"):
+        Store(tmp_path / "file" / "store.sqlite")
+    with pytest.raises(StoreError, match="cannot be opened or written"):
+        Store(tmp_path)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    path = tmp_path / "store.sqlite"
+    with Store(path) as store:
+        store._db.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    with pytest.raises(StoreError, match=f"has schema {SCHEMA + 1}, expected at most {SCHEMA}; update avtbench"):
+        Store(path)
+
+
+def test_unknown_runs_get_a_hint(store):
+    with pytest.raises(StoreError, match="holds no run; start one"):
+        store.find_run()
+    store.begin("demo-1", "demo", {}, [])
+    with pytest.raises(StoreError, match="holds no run dmo; did you mean demo"):
+        store.find_run("dmo")
