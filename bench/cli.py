@@ -244,11 +244,11 @@ def _start(
 
 
 def _estimate(todo: Plan, store: Store, fresh: bool) -> Estimate:
-    from avtbench.bench.runner import Estimate
+    from avtbench.bench.runner import Estimate, stored
 
     estimate = Estimate(todo, store.seconds())
     if not fresh:
-        estimate.drop(store.filled(todo.spec.id) & set(todo.slots))
+        estimate.drop(stored(todo, store))
     return estimate
 
 
