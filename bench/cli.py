@@ -98,12 +98,6 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _there(module: str) -> bool:
-    """Whether a part of the project exists, without importing it."""
-    stem = Path(__file__).resolve().parents[1].joinpath(*module.split("."))
-    return stem.with_suffix(".py").is_file() or (stem / "__init__.py").is_file()
-
-
 # ---------------------------------------------------------------------------------------------------------------- ls
 
 
@@ -509,6 +503,26 @@ def calibrate(
 # ------------------------------------------------------------------------------------------- parts that live elsewhere
 
 
+@app.command(epilog="Example: avtbench conventions clip.mp4 reconstruction.mp4")
+def conventions(
+    clip: Annotated[Path, typer.Argument(help="Video file of the original.")],
+    recon: Annotated[Path, typer.Argument(help="Video file of the reconstruction.")],
+) -> None:
+    """Show what each metric profile says about the same pixels."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from avtbench.bench import conventions as profiles
+
+    found = profiles.table(clip, recon)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in found.columns:
+        table.add_column(str(column))
+    for line in found.itertuples(index=False):
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else _escaped(str(v)) for v in line))
+    Console().print(table)
+
+
 @app.command(epilog="Example: avtbench fetch davis --accept-licence")
 def fetch(
     name: Annotated[str, typer.Argument(help="What to fetch; leave it out for the list.", show_default=False)] = "",
@@ -535,12 +549,6 @@ def fetch(
     Console().print(table)
 
 
-if _there("methods.training.commands"):
-    _FORWARD: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+from avtbench.bench.train_command import app as _training  # noqa: E402
 
-    @app.command(context_settings=_FORWARD, epilog="Example: avtbench train tokenizer --help")
-    def train(context: typer.Context) -> None:
-        """Train the tokeniser or a method's own networks; resumes from the last checkpoint."""
-        from avtbench.methods.training import commands
-
-        raise typer.Exit(commands.app(context.args, prog_name="avtbench train", standalone_mode=False) or 0)
+app.add_typer(_training, name="train")

@@ -49,6 +49,6 @@ def _require_prefix(keep: torch.Tensor) -> None:
     broken = (keep[:, 1:] & ~keep[:, :-1]).any(dim=1).nonzero()
     if len(broken):
         raise ValueError(
-            f"block {int(broken[0])} of a prefix mask keeps a token after a dropped one, so a count cannot describe it; "
+            f"block {int(broken[0])} of a prefix mask keeps a token after a dropped one: no count tells that; "
             'use mask_kind="positions"'
         )

@@ -54,7 +54,8 @@ class Rate(_Record):
 class Quality(_Record):
     """Raw sums on the original extent; lists have one entry per frame."""
 
-    profile: str
+    profile: str = Field(pattern=r"^[a-z0-9-]+/[0-9]+$")
+    """Name and version of the metric profile, e.g. ``tokenbench/1``; nothing is stored without one."""
     frame_pixels: int
     """Height x width x 3 of a frame."""
     frame_sse: list[int]
@@ -66,6 +67,8 @@ class Quality(_Record):
     """By column name, e.g. ``lpips_squeeze``."""
     absent: dict[str, str] = Field(default_factory=dict)
     """Metrics that could not be measured, with the reason."""
+    ceiling_sse: list[int] = Field(default_factory=list)
+    """Squared error of the coded original, where the profile sends both sides through a codec."""
 
 
 class StageCost(_Record):

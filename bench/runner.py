@@ -299,18 +299,9 @@ class Workbench:
 
         how = {"device": str(self.device), "dtype": self.spec.dtype, "seed": self.spec.seed}
         if job.pass_ == "quality":
-            return {**how, "profile": quality.CANONICAL, "lpips": sorted(set(self.spec.lpips))}
+            return {**how, **quality.identity(self.spec.lpips)}
         speed = self.spec.speed
         return {**how, "scenario": speed.scenario, "launch": job.launch, "threads": speed.threads}
-
-    @cached_property
-    def lpips(self) -> list[Any]:
-        """The networks of the LPIPS columns; one that cannot be had says why."""
-        if not self.spec.lpips:
-            return []
-        from avtbench.bench.lpips_net import Lpips
-
-        return [Lpips(net) for net in self.spec.lpips]
 
     @cached_property
     def _environment(self) -> Machine:
@@ -431,7 +422,7 @@ class Workbench:
                         video = _is_video(method.decode(tokens), clip, method)
                     row["evaluations"] = {k: encodes.get(k, 0) + nfe.get(k, 0) for k in {**encodes, **nfe}}
                     row["rate"] = rate.count(tokens)
-                    row["quality"] = quality.measure(original, video, lpips=self.lpips)
+                    row["quality"] = quality.measure(original, video, lpips=self.spec.lpips)
                     if job.preview:
                         preview = picture(point.key, clip, video, tokens)
                 status, reason = failed or (Status.DONE, "")

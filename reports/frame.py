@@ -71,7 +71,7 @@ def quality_points(table: pd.DataFrame) -> pd.DataFrame:
     profiles = sorted(set(points["profile"]))
     if len(profiles) > 1:
         raise ReportError(
-            f"rows hold the metric profiles {' and '.join(profiles)}; a table or axis holds one: keep one profile's rows"
+            f"rows hold the metric profiles {' and '.join(profiles)}; a table or axis holds one: keep those of one"
         )
     return points.drop_duplicates(["label", "setting", "dataset", "clip"], keep="last")
 

@@ -19,7 +19,7 @@ from avtbench.reports.intervals import RESAMPLES, Estimate, estimate
 
 @dataclass(frozen=True)
 class Speedup:
-    """How often ``fast`` fits into ``slow``: ``31.2x [29.8, 32.5], 16 of 16 clips, 3 launches, latency, cpu, float32``."""
+    """How often ``fast`` fits into ``slow``: ``31.2x [29.8, 32.5], 16 of 16 clips, 3 launches, ...``."""
 
     fast: str
     slow: str

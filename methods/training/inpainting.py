@@ -40,7 +40,7 @@ class LatentBank:
     weight: Tensor
 
     @classmethod
-    @torch.inference_mode()
+    @torch.no_grad()
     def build(cls, tokenizer: FrozenTokenizer, sampler: CropSampler, count: int, cache: Path | None) -> LatentBank:
         """Encode ``count`` crops, or read them from ``cache`` when it holds just these."""
         assert tokenizer.mean is not None and tokenizer.std is not None

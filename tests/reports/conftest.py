@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -242,15 +243,11 @@ ENVIRONMENT = {
 }
 
 
-@pytest.fixture
-def run() -> tuple[list[Row], list[Preview], dict[str, dict[str, Any]]]:
-    """Rows of two data sets with an unreadable clip, previews of three methods and the environment."""
-    rows = sweep() + sweep(dataset="tokenbench", clips=5, speed=False)
-    rows += [failed_row(m, 8) for m in METHODS]
-    shown = [
-        r for r in rows if r.pass_ == "quality" and r.clip == "clip-03" and r.setting == 0.65 and r.dataset == "davis"
-    ]
-    return rows, [preview(r) for r in shown if r.method in ("lit", "hold", "infotok-style")], {"env0": ENVIRONMENT}
-
-
-Maker = Callable[..., Row]
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """The makers above: ``make.sweep(...)``, ``make.quality_row(...)``."""
+    return SimpleNamespace(
+        quality_row=quality_row, speed_row=speed_row, failed_row=failed_row, sweep=sweep, preview=preview,
+        psnr_of=psnr_of,
+        environment=ENVIRONMENT, methods=METHODS,
+    )  # fmt: skip

@@ -1,0 +1,111 @@
+"""Training the elastic adapter: nested tail drop over latent frames, with the data and schedule of the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, prefix_mask
+from avtbench.methods.tokenizers.contract import FrozenTokenizer
+from avtbench.methods.training.crops import CropSampler, TrainingClip
+from avtbench.methods.training.inpainting import FRACTIONS, LatentBank
+from avtbench.methods.training.tokenizer import mean_psnr
+
+
+class ElasticTask:
+    """Rebuild every latent frame from a prefix of its tokens, counts uniform between 1/16 of the frame and all of it.
+
+    The loss of a frame is its error, channels weighted by what they move in pixels, over that of the same prefix
+    without the network (kept values, and the context elsewhere).
+    """
+
+    def __init__(
+        self, tokenizer: FrozenTokenizer, train: Sequence[TrainingClip],
+        held_out: Mapping[str, Sequence[TrainingClip]], config: ElasticConfig, frames: int = 17, crop: int = 128,
+        batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.config, self.batch, self.seed = tokenizer, config, batch, seed
+        self.train_clips, self.held_out_clips = train, held_out
+        self.sampler = CropSampler(train, frames, crop, 1, seed)
+        self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
+        torch.manual_seed(seed)
+        self.model: nn.Module = ElasticAdapter(config)
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        return [{"params": list(model.parameters()), "scale": 1.0}]
+
+    def loss(self, model: nn.Module, step: int, device: torch.device) -> Tensor:
+        rng = np.random.default_rng((self.seed, 2, step))
+        z = self.bank.z[rng.integers(len(self.bank.z), size=self.batch)].float().to(device)
+        weight = self.bank.weight.to(device).view(1, -1, 1, 1)
+        h, w = z.shape[3:]
+        context, losses = torch.zeros_like(z[:, :, 0]), []
+        for k in range(z.shape[2]):
+            counts = torch.from_numpy(rng.integers(h * w // 16, h * w + 1, size=self.batch)).to(device)
+            keep, frame = prefix_mask(counts, h, w), z[:, :, k]
+            rebuilt = rebuild(model, frame, context, keep)
+            plain = torch.where(keep.unsqueeze(1), frame, context)
+            error = ((rebuilt - frame).square() * weight).mean(dim=(1, 2, 3))
+            base = ((plain - frame).square() * weight).mean(dim=(1, 2, 3))
+            losses.append(error / (base + 1e-3))
+            context = rebuilt.detach()
+        return torch.stack(losses).mean()
+
+    @torch.inference_mode()
+    def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Mean PSNR in dB where every latent frame keeps the same fraction (by group and fraction)."""
+        assert self.tokenizer.mean is not None
+        assert self.tokenizer.std is not None
+        center, scale = self.tokenizer.mean.view(-1, 1, 1, 1), self.tokenizer.std.view(-1, 1, 1, 1)
+        metrics = {}
+        for group, clips in self.held_out_clips.items():
+            for fraction in FRACTIONS:
+                originals, decoded = [], []
+                for clip in clips:
+                    video = torch.from_numpy(np.ascontiguousarray(clip.video))
+                    z = ((self.tokenizer.encode(video).float() - center) / scale).to(device)
+                    h, w = z.shape[2:]
+                    keep = prefix_mask(torch.tensor([round(fraction * h * w)], device=device), h, w)
+                    context, frames = torch.zeros_like(z[None, :, 0]), []
+                    for k in range(z.shape[1]):
+                        context = rebuild(model, z[None, :, k], context, keep)
+                        frames.append(context[0])
+                    filled = torch.stack(frames, 1).to(center.device) * scale + center
+                    extent = (video.shape[0], video.shape[1], video.shape[2])
+                    decoded.append(self.tokenizer.decode(filled, extent).mul(2).sub(1))
+                    originals.append(video.to(center.device).float().div(127.5).sub(1))
+                metrics[f"psnr_{group}_{round(100 * fraction)}"] = mean_psnr(originals, decoded)
+        return metrics
+
+    def export(self, model: nn.Module, path: Path) -> None:
+        tensors = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
+        header = {"config": json.dumps(self.config.as_dict()), "tokenizer_digest": self.tokenizer.digest}
+        save_file(tensors, path, header)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "task": "elastictok-style", "config": self.config.as_dict(), "tokenizer": self.tokenizer.name,
+            "tokenizer_digest": self.tokenizer.digest, "seed": self.seed,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "loss": "squared error of a latent frame over that of the bare prefix, channels weighted by pixel effect",
+            "masks": "nested tail drop, counts uniform in [1/16, 1]", "crops": len(self.bank.z),
+            "crop": [self.sampler.frames, self.sampler.size, self.sampler.size], "batch": self.batch,
+            "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
+            "held_out_clips": {
+                group: [{"name": c.name, "digest": c.digest} for c in clips]
+                for group, clips in self.held_out_clips.items()
+            },
+        }  # fmt: skip
+
+
+def rebuild(model: nn.Module, frame: Tensor, context: Tensor, keep: Tensor) -> Tensor:
+    """Pack and unpack one latent frame ``[B, C, h, w]``."""
+    assert isinstance(model, ElasticAdapter)
+    return model.unpack(model.pack(frame, context, keep), context, keep)
