@@ -523,32 +523,8 @@ def conventions(
     Console().print(table)
 
 
-@app.command(epilog="Example: avtbench fetch davis --accept-licence")
-def fetch(
-    name: Annotated[str, typer.Argument(help="What to fetch; leave it out for the list.", show_default=False)] = "",
-    to: Annotated[Path | None, typer.Option(help="Folder to put it in.", show_default="data/NAME")] = None,
-    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="You have read the licence shown.")] = False,
-    base_url: Annotated[
-        str | None, typer.Option(help="Mirror instead of the original host.", show_default=False)
-    ] = None,
-) -> None:
-    """Download a data set or weights; the licence is shown first."""
-    from avtbench.bench import fetch as fetching
-
-    if name:
-        fetching.fetch(name, to, accept_licence, base_url)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("name", "what", "licence"):
-        table.add_column(column)
-    for entry in fetching.catalogue().values():
-        table.add_row(entry.name, _escaped(entry.summary), _escaped(entry.licence))
-    Console().print(table)
-
-
+from avtbench.bench.fetch_command import fetch as _fetch  # noqa: E402
 from avtbench.bench.train_command import app as _training  # noqa: E402
 
+app.command(epilog="Example: avtbench fetch davis --to DAVIS")(_fetch)
 app.add_typer(_training, name="train")
