@@ -223,6 +223,7 @@ def _page(
         tiles=_tiles(table),
         findings=told,
         speed_findings=findings.speed_findings(table),
+        speed_warnings=findings.speed_warnings(table),
         methods=html.method_lines(table),
         failures=failed[: html.MOST_FAILURES],
         failures_left=max(0, len(failed) - html.MOST_FAILURES),

@@ -123,7 +123,7 @@ def speed_row(
     drift = np.random.default_rng([launch, clip]).lognormal(0, 0.1, 8)
     totals = base * drift * noise.lognormal(0, 0.01, 8)
     encode, decode = 0.6 * totals, 0.4 * totals
-    stages = {"encode": 0.2 * totals, "select": 0.38 * totals, "decode": 0.39 * totals}
+    stages = {"encode": 0.2 * totals, "select": 0.38 * totals, "decode": 0.39 * totals, "unattributed": 0.03 * totals}
     if method == "elastictok-style":
         stages |= {
             "select/search": 0.37 * totals,
@@ -151,13 +151,6 @@ def speed_row(
         "view": {"size": SIZE, "frames": FRAMES},
         "environment": "env0",
         "evaluations": {"encoder": 1, "decoder": 12 if method == "elastictok-style" else 1},
-        "rate": Rate(
-            kept=round(share * 1280),
-            total=1280,
-            payload_bits=round(share * 1280) * 256,
-            mask_bits=1280,
-            mask_bits_coded=900,
-        ),
         "timing": Timing(
             scenario=scenario,
             device="cpu",

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from avtbench.reports import figures, times
+from avtbench.reports import figures
 from avtbench.reports.curves import curves
 from avtbench.reports.frame import frame
 from avtbench.reports.palette import KNOWN, look, looks
@@ -76,29 +76,6 @@ def test_a_lossless_point_is_a_word_not_a_height(make):
     axes = figures.rate_distortion(curves(frame(rows), "davis"), "psnr", "bpp").axes[0]
     assert [t.get_text() for t in axes.texts] == ["lossless"]
     assert all(np.isfinite(line.get_ydata()).all() for line in axes.get_lines())
-
-
-def test_times_are_medians_with_spread(make):
-    summary = times.speed_summary(frame(make.sweep(["lit"], clips=4)))
-    assert (summary["total_p20"] <= summary["total_ms"]).all()
-    assert (summary["total_ms"] <= summary["total_p80"]).all()
-    assert set(summary["samples"]) == {32}
-    assert figures.timing_text(summary) == "latency, cpu, float32, timed on 4 of 4 clips, 1 launch"
-
-
-def test_quality_needs_a_common_setting_with_time(make):
-    table = frame(make.sweep(["lit"], clips=2, speed=False))
-    assert figures.quality_time(curves(table, "davis"), times.speed_summary(table)) is None
-    assert figures.rate_time(times.speed_summary(table)) is None
-
-
-def test_stages_add_up_and_the_rest_is_unattributed(make):
-    (found,) = times.stage_means(frame(make.sweep(["elastictok-style"], clips=2)))
-    top = sum(s for path, s in found.stages.items() if "/" not in path)
-    assert top / found.total + found.unattributed == pytest.approx(1)
-    assert found.unattributed == pytest.approx(0.03, abs=1e-6)
-    assert found.kept == pytest.approx(0.46, abs=0.02)
-    assert figures.stage_breakdown([found]).axes[1].get_xlabel() == "share of end-to-end time (%)"
 
 
 def test_motion_is_ranked_per_method_over_clips(make):

@@ -113,7 +113,8 @@ def test_a_speed_run_with_random_weights_has_times_but_no_quality(make, tmp_path
     text = own(write(rows, [], {}, tmp_path, "speed"))
     assert "Results at matched rate" not in text
     assert "Where the time goes" in text
-    assert list((tmp_path / "figures").glob("rate-time-*.pdf"))
+    assert (tmp_path / "figures" / "stages.pdf").exists()
+    assert "random" in (tmp_path / "tables" / "time.csv").read_text()
 
 
 def test_no_rows_is_one_line(tmp_path):
