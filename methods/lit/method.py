@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from avtbench.methods.baselines import Hold
-from avtbench.methods.contract import ContractError
+from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.threshold import Reference
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
@@ -28,7 +28,7 @@ class Lit(Hold):
 
     name: ClassVar[str] = "lit"
     summary: ClassVar[str] = "temporal-L1 threshold, filled by a Latent Inpainting Transformer"
-    family: ClassVar = "threshold"
+    family: ClassVar[Family] = "threshold"
     shipped: ClassVar[str] = "lit-{tokenizer}.safetensors"
     """File name of the shipped checkpoint, by tokeniser."""
 

@@ -51,7 +51,8 @@ def fit_transform(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Karhunen-Loeve transform of 4x8x8 RGB blocks: mean ``[768]``, basis ``[768, count]``, coefficients' std.
 
-    Blocks are those of ``draws`` x 32 crops of 64 px, from all recordings alike; one in five repeats a single frame, as the first frame's block does.
+    Blocks are those of ``draws`` x 32 crops of 64 px, from all recordings alike; one in five repeats a single frame,
+    as the first frame's block does.
     """
     total = torch.zeros(BLOCK_VALUES, dtype=torch.float64)
     outer = torch.zeros(BLOCK_VALUES, BLOCK_VALUES, dtype=torch.float64)
@@ -87,7 +88,8 @@ class TokenizerTask:
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The transform's layers mix coefficients of very different size: they learn ten times slower."""
-        blocks, transform = [], []
+        blocks: list[nn.Parameter] = []
+        transform: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
             (blocks if name.startswith(("encoder.", "decoder.")) else transform).append(parameter)
         return [{"params": blocks, "scale": 1.0}, {"params": transform, "scale": 0.1}]
@@ -128,6 +130,7 @@ class TokenizerTask:
             "crop": [self.sampler.frames, self.sampler.size, self.sampler.size], "batch": self.sampler.batch,
             "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {
-                group: [{"name": c.name, "digest": c.digest} for c in clips] for group, clips in self.held_out_clips.items()
+                group: [{"name": c.name, "digest": c.digest} for c in clips]
+                for group, clips in self.held_out_clips.items()
             },
         }  # fmt: skip

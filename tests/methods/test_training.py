@@ -35,7 +35,9 @@ CLIPS = [moving("a", 1), moving("b", 2)]
 
 
 def tokenizer_task(held_out=()) -> TokenizerTask:
-    return TokenizerTask(CLIPS, {"other": list(held_out)} if held_out else {}, SMALL, frames=5, crop=32, batch=2, draws=4)
+    return TokenizerTask(
+        CLIPS, {"other": list(held_out)} if held_out else {}, SMALL, frames=5, crop=32, batch=2, draws=4
+    )
 
 
 @pytest.fixture(scope="module")
