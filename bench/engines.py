@@ -8,29 +8,30 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
-J = TypeVar("J")
-E = TypeVar("E")
+Job = Any
+"""Whatever the work takes; pickled where processes are spawned, like the events."""
+Event = Any
 
 
-class Work(Protocol[J, E]):
+class Work(Protocol):
     """What an engine runs. It is pickled to every process, so it builds what is heavy on its first job."""
 
-    def do(self, job: J) -> Iterator[E]:
+    def do(self, job: Job) -> Iterator[Event]:
         """Run one job, one event for each finished part; catches what a job may do wrong."""
 
-    def lost(self, job: J, seen: Sequence[E], reason: str) -> Sequence[E]:
+    def lost(self, job: Job, seen: Sequence[Event], reason: str) -> Sequence[Event]:
         """Events for the parts of a job whose process died after having sent ``seen``."""
 
 
-def inprocess(work: Work[J, E], jobs: Sequence[J]) -> Iterator[E]:
+def inprocess(work: Work, jobs: Sequence[Job]) -> Iterator[Event]:
     """One job after the other, here."""
     for job in jobs:
         yield from work.do(job)
 
 
-def spawned(work: Work[J, E], jobs: Sequence[J], workers: int) -> Iterator[E]:
+def spawned(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Event]:
     """Jobs over ``workers`` spawned processes. One that dies loses only the rest of its job and is replaced."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // workers)
@@ -63,19 +64,19 @@ def spawned(work: Work[J, E], jobs: Sequence[J], workers: int) -> Iterator[E]:
             worker.stop()
 
 
-class _Worker(Generic[J, E]):
+class _Worker:
     """One spawned process, the pipe to it and the job in its hands."""
 
-    def __init__(self, work: Work[J, E], threads: int):
+    def __init__(self, work: Work, threads: int):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.job: J | None = None
-        self.seen: list[E] = []
+        self.job: Job = None
+        self.seen: list[Event] = []
         self.process = context.Process(target=_serve, args=(work, theirs, threads), daemon=True)
         self.process.start()
         theirs.close()  # so that the death of the process reads as the end of the pipe
 
-    def give(self, job: J) -> None:
+    def give(self, job: Job) -> None:
         self.job, self.seen = job, []
         self.pipe.send(job)
 
@@ -96,7 +97,7 @@ class _Worker(Generic[J, E]):
             self.process.join()
 
 
-def _serve(work: Work[Any, Any], pipe: Connection, threads: int) -> None:
+def _serve(work: Work, pipe: Connection, threads: int) -> None:
     """The life of a spawned process: jobs in, events out, until the parent closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before a job imports torch

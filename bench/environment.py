@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 LIBRARIES = (
     "avtbench",
@@ -86,6 +88,8 @@ def _driver_version() -> str | None:
 
 def _card(index: int) -> dict[str, Any]:
     """State of a CUDA card as far as NVML tells it: read, never changed."""
+    import torch
+
     try:
         import pynvml
     except ImportError:
@@ -108,6 +112,8 @@ def fingerprint(device: torch.device | str = "cpu") -> dict[str, dict[str, Any]]
 
     Holds what changes a number and is stable while the process runs: no load, no temperature, no time of day.
     """
+    import torch  # here, so that whoever only compares records does without
+
     device = torch.device(device)
     hardware: dict[str, Any] = {
         "cpu": _first_line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),

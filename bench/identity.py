@@ -137,6 +137,7 @@ def method_identity(
 ) -> dict[str, Any]:
     """What a method brings to the key of each of its points: source, declared parameters, knobs and their files."""
     return {
+        "class": [p.class_name for p in plugins],
         "source": [source_digest(p.path) for p in plugins],
         "parameters": parameters,
         "knobs": with_files(knobs),
@@ -158,6 +159,6 @@ def point_key(
     return digest(method, alias, float(setting), clip, view, profile, pass_, machine, ROW_SCHEMA)
 
 
-def slot(*, pass_: str, label: str, setting: float, dataset: str, clip: str) -> str:
+def slot(how: tuple[Any, ...], label: str, setting: float, dataset: str, clip: str) -> str:
     """The place of a point in a run's plan, by name: where a row with a new key replaces one with an old key."""
-    return canonical([pass_, label, float(setting), dataset, clip])
+    return canonical([*how, label, float(setting), dataset, clip])

@@ -98,6 +98,7 @@ class _Class:
     path: Path
 
 
+@cache
 def _headers(path: Path) -> list[_Class]:
     text = path.read_text(encoding="utf-8", errors="replace")
     found = []
@@ -265,9 +266,9 @@ def _describe(kind: Kind, header: _Class, line: list[_Class], **where: Any) -> P
     except (SyntaxError, ValueError) as error:
         at = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         said = error.msg if isinstance(error, SyntaxError) else one_line(error)
-        name = header.path.stem if header.path.stem != "__init__" else header.path.parent.name
+        stem = header.path.stem if header.path.stem != "__init__" else header.path.parent.name
         return Plugin(
-            kind.name, name, header.path, header.name, state="broken", reason=f"syntax error: {said}{at}", **where
+            kind.name, stem, header.path, header.name, state="broken", reason=f"syntax error: {said}{at}", **where
         )
     literals: dict[str, Any] = {}
     done: set[str] = set()
@@ -276,7 +277,7 @@ def _describe(kind: Kind, header: _Class, line: list[_Class], **where: Any) -> P
         literals = {**_literals(node), **literals}
         done |= _functions(node, abstract=False)
         knobs = _knobs(node) if knobs is None else knobs
-    name = literals.get("name")
+    name: Any = literals.get("name")
     if name is None and (header.name.startswith("_") or any(_functions(n, abstract=True) for n in nodes[:1])):
         return None
     plugin = Plugin(
@@ -342,8 +343,13 @@ def _from_file(kind: Kind, path: Path, **where: Any) -> list[Plugin]:
     return [p for p in found if p]
 
 
+@cache
+def _installed() -> Any:
+    return importlib.metadata.entry_points()  # once for all groups: it reads the metadata of every package
+
+
 def _entry_points(kind: Kind) -> Iterator[Plugin]:
-    for point in sorted(importlib.metadata.entry_points(group=kind.group), key=lambda p: p.name):
+    for point in sorted(_installed().select(group=kind.group), key=lambda p: p.name):
         origin = f"entry point of {point.dist.name}" if point.dist else "entry point"
         lost = Plugin(kind.name, point.name, Path(point.module), point.attr or "", point.module, origin, state="broken")
         path = _source_of(point.module)
@@ -459,10 +465,9 @@ def load(plugin: Plugin) -> type:
         raise PluginError(
             f"{plugin.kind} {plugin.name}: {plugin.class_name} does not derive from {kind.contract}.{kind.base}"
         )
-    if inspect.isabstract(cls):
-        raise PluginError(
-            f"{plugin.kind} {plugin.name}: class does not define {', '.join(sorted(cls.__abstractmethods__))}"
-        )
+    lacking = sorted(getattr(cls, "__abstractmethods__", ()))
+    if lacking:
+        raise PluginError(f"{plugin.kind} {plugin.name}: class does not define {', '.join(lacking)}")
     return cls
 
 
@@ -554,7 +559,7 @@ def _fitting(cls: type, plugin: Plugin, knob: str, value: Any) -> Any:
     import pydantic
 
     try:
-        hint = get_type_hints(cls.__init__).get(knob)
+        hint = get_type_hints(cls.__init__).get(knob)  # type: ignore[misc]
         adapter = pydantic.TypeAdapter(hint) if hint is not None else None
     except Exception:  # an annotation that pydantic cannot judge is not judged
         return value

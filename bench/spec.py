@@ -76,6 +76,24 @@ class ViewSpec(_Strict):
         return View(**self.model_dump())
 
 
+class SpeedSpec(_Strict):
+    """How the speed pass measures; see :class:`avtbench.bench.speed.Plan`."""
+
+    scenario: Literal["latency", "throughput", "stream", "cold"] = "latency"
+    budget: float = Field(default=600.0, gt=0)
+    """Seconds for the whole pass."""
+    launches: int = Field(default=3, ge=1)
+    """Fresh processes per configuration."""
+    rounds: int = Field(default=50, ge=1)
+    """At most, per launch."""
+    resident: int = Field(default=4, ge=1)
+    """Processes alive at once."""
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads of every process; None leaves the default."""
+    twin: bool = True
+    """Time the first method a second time under another name: the noise floor."""
+
+
 class TokenizerSpec(_Strict):
     """The frozen tokeniser under every method that takes one."""
 
@@ -141,8 +159,7 @@ class RunSpec(_Strict):
     seed: int = Field(default=0, ge=0)
     device: Literal["cpu", "cuda", "auto"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    budget: float = Field(default=10.0, gt=0)
-    """Seconds that one speed point may take."""
+    speed: SpeedSpec = SpeedSpec()
 
     @model_validator(mode="after")
     def _once(self) -> RunSpec:
@@ -203,7 +220,7 @@ def override(
 ) -> RunSpec:
     """``--method`` and ``--dataset`` choose (entries of the spec keep their settings); ``--set key=value`` changes.
 
-    Keys: any field (``seed``), a field of a field (``view.size``), ``tokenizer.KNOB``, ``method.NAME.settings``,
+    Keys: any field (``seed``), ``view.FIELD``, ``speed.FIELD``, ``tokenizer.KNOB``, ``method.NAME.settings``,
     ``method.NAME.KNOB``, ``dataset.NAME.limit``, ``dataset.NAME.view.FIELD``, ``dataset.NAME.KNOB``. NAME may be left
     out where the run has one data set, or one method.
     """
@@ -250,8 +267,12 @@ def _assign(content: dict[str, Any], key: str, value: Any) -> None:
         content["tokenizer"] = _tokenizer(content["tokenizer"], rest[0], value)
     elif head == "view" and len(rest) == 1:
         content["view"][_field(ViewSpec, rest[0], key)] = value
+    elif head == "speed" and len(rest) == 1:
+        content["speed"][_field(SpeedSpec, rest[0], key)] = value
     elif rest:
-        raise SpecError(f"--set {key}: no such key; {did_you_mean(head, ['view', 'tokenizer', 'method', 'dataset'])}")
+        raise SpecError(
+            f"--set {key}: no such key; {did_you_mean(head, ['view', 'speed', 'tokenizer', 'method', 'dataset'])}"
+        )
     else:
         content[_field(RunSpec, head, key)] = value
 
@@ -328,9 +349,16 @@ def _said(error: ValidationError) -> str:
 
 _PLACES = {
     *RunSpec.model_fields, *MethodSpec.model_fields, *DatasetSpec.model_fields, *ViewSpec.model_fields,
+    *SpeedSpec.model_fields,
 }  # fmt: skip
 
 
 def _owner(loc: tuple[int | str, ...]) -> type[BaseModel]:
-    owners = {"methods": MethodSpec, "datasets": DatasetSpec, "view": ViewSpec, "tokenizer": TokenizerSpec}
+    owners: dict[str, type[BaseModel]] = {
+        "methods": MethodSpec,
+        "datasets": DatasetSpec,
+        "view": ViewSpec,
+        "speed": SpeedSpec,
+        "tokenizer": TokenizerSpec,
+    }
     return next((owners[str(part)] for part in reversed(loc[:-1]) if str(part) in owners), RunSpec)

@@ -202,8 +202,8 @@ def _calibrated(held: pd.DataFrame, method: str, where: At) -> float:
     if position is None:
         spans = curve[where.measure][np.isfinite(curve[where.measure])]
         raise Refused(
-            f"{method}: the swept settings reach {MEASURES[where.measure].label} {spans.min():.4g} to {spans.max():.4g} "
-            f"on the calibration clips, {where.level:g} is asked for; sweep further settings"
+            f"{method}: swept settings reach {MEASURES[where.measure].label} {spans.min():.4g} to {spans.max():.4g} "
+            f"on the calibration clips, not {where.level:g}; sweep further settings"
         )
     setting = _between(curve["setting"].to_numpy(), *position)
     if not math.isfinite(setting):

@@ -1,9 +1,11 @@
 """The two ways in which a report says no: bad input, and a comparison that would mislead."""
 
-
-class ReportError(ValueError):
-    """The rows or the output folder cannot make a report; one line says what was found, expected and what mends it."""
+from avtbench.bench.errors import UserError
 
 
-class Refused(ValueError):
+class ReportError(UserError):
+    """The rows or the output folder cannot make a report."""
+
+
+class Refused(UserError):
     """A comparison is not made because its number would mislead; the message is the reason, fit for printing."""

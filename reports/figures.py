@@ -26,7 +26,7 @@ from avtbench.bench.rows import Preview, Row
 from avtbench.reports.curves import Curve
 from avtbench.reports.frame import quality_points
 from avtbench.reports.palette import GREY, Look, looks, order
-from avtbench.reports.times import StageMeans
+from avtbench.reports.times import UNATTRIBUTED, StageMeans
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -278,6 +278,7 @@ def stage_breakdown(found: Sequence[StageMeans]) -> Figure:
     sides = ("encode", "select", "decode")
     paths = sorted({path for s in found for path in s.stages}, key=lambda path: (path.count("/"), path))
     names = list(dict.fromkeys([*sides, *(path.rpartition("/")[2] for path in paths)]))
+    names.sort(key=lambda name: name == UNATTRIBUTED)  # last, so that it takes no colour from the others
     depth = 1 + max((path.count("/") for path in paths), default=0)
     colour = {name: STAGE_COLOURS[i % len(STAGE_COLOURS)] for i, name in enumerate(names)}
     hatch = {name: ("", "///", "...", "xxx")[i // len(STAGE_COLOURS) % 4] for i, name in enumerate(names)}
@@ -299,8 +300,9 @@ def stage_breakdown(found: Sequence[StageMeans]) -> Figure:
         left.set_xlim(left=0)
         right.set_xlim(0, 100)
         right.set_xlabel("share of end-to-end time (%)")
-        handles = [Patch(facecolor=colour[n], hatch=hatch[n], edgecolor="white", label=n) for n in names]
-        handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="unattributed"))
+        shown = [n for n in names if n != UNATTRIBUTED]
+        handles = [Patch(facecolor=colour[n], hatch=hatch[n], edgecolor="white", label=n) for n in shown]
+        handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label=UNATTRIBUTED))
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(8, len(handles)), handlelength=1.2, columnspacing=1.2
         )
@@ -325,11 +327,16 @@ def _stage_bars(
         starts[path], free[parent] = start, start + seconds
         level = path.count("/")
         share = 100 * seconds / method.total
+        loose = name == UNATTRIBUTED
+        if loose and share < 0.5:
+            continue
         bar = {"color": colour[name], "hatch": hatch[name], "edgecolor": "white", "linewidth": 0.6, "align": "edge"}
+        if loose:
+            bar |= {"color": "white", "edgecolor": GREY, "hatch": "////"}
         right.barh(top + level * height, share, height, left=100 * start / method.total, **bar)  # type: ignore[arg-type]
         if level == 0:
             left.barh(at - 0.25, 1e3 * seconds, 0.5, left=1e3 * start, **bar)  # type: ignore[arg-type]
-        if share > 4:
+        if share > 4 and not loose:
             right.text(
                 100 * start / method.total + share / 2,
                 top + (level + 0.5) * height,
@@ -339,11 +346,6 @@ def _stage_bars(
                 ha="center",
                 va="center",
             )
-    end = free.get("", 0.0)
-    if method.unattributed > 0:
-        rest = {"color": "white", "edgecolor": GREY, "hatch": "////", "linewidth": 0.6, "align": "edge"}
-        left.barh(at - 0.25, 1e3 * (method.total - end), 0.5, left=1e3 * end, **rest)  # type: ignore[arg-type]
-        right.barh(top, 100 * method.unattributed, height, left=100 * end / method.total, **rest)  # type: ignore[arg-type]
     left.text(1e3 * method.total, at, f" {1e3 * method.total:.3g}", va="center", fontsize=7)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
 
+from avtbench.bench import statistics
 from avtbench.bench.measures import MEASURES, mse
 from avtbench.reports.compare import Comparison, compare
 from avtbench.reports.curves import bjontegaard_delta
@@ -17,9 +19,8 @@ from avtbench.reports.errors import Refused, ReportError
 from avtbench.reports.frame import datasets_in, quality_points, speed_points
 from avtbench.reports.intervals import Estimate
 from avtbench.reports.palette import base_name, order
-from avtbench.reports.speedup import noise_floor, paired_speedup
 from avtbench.reports.tables import Table
-from avtbench.reports.times import StageMeans, stage_means
+from avtbench.reports.times import StageMeans, nearest_setting, stage_means
 
 Tone = Literal["good", "bad", "open", "refused", "plain"]
 HOLD, FULL = "hold", "full-rate"
@@ -27,7 +28,6 @@ RESAMPLES = 1000
 BD_RESAMPLES = 300
 """A Bjontegaard delta is fitted anew for every resample, which takes about a millisecond."""
 AT = "kept=0.5"
-QUOTABLE_LAUNCHES = 3
 MOST_UNATTRIBUTED = 0.05
 
 
@@ -163,82 +163,82 @@ def against_hold(found: Sequence[Pair]) -> list[Finding]:
 
 
 def speed_findings(table: pd.DataFrame) -> list[Finding]:
-    """Cost against full rate and each other, and whether time shrinks with the tokens; per device and scenario."""
+    """Cost against full rate and each other, and whether time shrinks with the tokens; per scenario and device.
+
+    Speed-ups and noise floor are those of :mod:`avtbench.bench.statistics`.
+    """
     told: list[Finding] = []
     timed = table[(table["pass"] == "speed") & table["done"]]
     for (scenario, device, dtype), everything in timed.groupby(["scenario", "device", "dtype"], sort=False):
-        floor = noise_floor(everything)
-        here = speed_points(everything)
         where = f"{scenario}, {device}, {dtype}"
-        if floor is not None:
-            told.append(
-                Finding(
-                    "plain", f"Noise floor ({where}): one method timed against itself differs by up to {floor:.2f}x."
-                )
-            )
-        launches = here.groupby("label")["launch"].nunique()
-        if launches.min() < QUOTABLE_LAUNCHES:
-            text = f"Timed in {launches.min()} launch{'es' if launches.min() != 1 else ''} ({where})"
-            told.append(Finding("open", f"{text}: quote no number before it holds over {QUOTABLE_LAUNCHES}."))
-        middle = {str(label): _middle(mine) for label, mine in here.groupby("label", sort=False)}
+        floor = statistics.noise_floor(list(everything["row"]))
+        told.append(_floor_finding(floor, where))
+        here = speed_points(everything)
+        launches = int(here.groupby("label")["launch"].nunique().min()) if len(here) else 0
+        if launches < statistics.QUOTED_LAUNCHES:
+            counted = f"{launches} launch{'es' if launches != 1 else ''}"
+            due = statistics.QUOTED_LAUNCHES
+            told.append(Finding("open", f"Timed in {counted} ({where}); a number to be quoted needs {due}."))
+        middle = {str(label): nearest_setting(mine) for label, mine in here.groupby("label", sort=False)}
         able = sorted((n for n, mine in middle.items() if mine["family"].iloc[0] != "bound"), key=order)
         full = [name for name in middle if base_name(name) == FULL]
         for slow, fast in [*itertools.product(able, full), *_slow_first(itertools.combinations(able, 2), middle)]:
-            told += _ratio(middle[slow], middle[fast], slow, fast, where, floor)
+            told += _speed_up(middle[slow], middle[fast], slow, fast, where, floor)
         for label in able:
             told += _shrinks(here[here["label"] == label], label, where, floor)
     return told + unattributed(stage_means(table))
 
 
-def _middle(mine: pd.DataFrame) -> pd.DataFrame:
-    """The timed setting nearest to half of the tokens."""
-    shares = mine.groupby("setting", dropna=False)["kept_fraction"].mean()
-    if len(shares) < 2 or shares.isna().all():
-        return mine[mine["setting"] == mine["setting"].iloc[0]] if mine["setting"].notna().any() else mine
-    return mine[mine["setting"] == (shares - 0.5).abs().idxmin()]
+def _floor_finding(floor: float | None, where: str) -> Finding:
+    if floor is None:
+        return Finding("open", f"No method was timed against itself ({where}), so nothing can be called faster.")
+    return Finding("plain", f"Noise floor ({where}): one method timed against itself differs by up to {floor:.3f}x.")
 
 
 def _slow_first(combinations: Any, middle: dict[str, pd.DataFrame]) -> list[tuple[str, str]]:
     return [tuple(sorted(pair, key=lambda n: -middle[n]["total_ms"].median())) for pair in combinations]  # type: ignore[misc]
 
 
-def _ratio(slow: pd.DataFrame, fast: pd.DataFrame, a: str, b: str, where: str, floor: float | None) -> list[Finding]:
+def _speed_up(slow: pd.DataFrame, fast: pd.DataFrame, a: str, b: str, where: str, floor: float | None) -> list[Finding]:
     try:
-        found = paired_speedup(slow, fast, resamples=RESAMPLES)
-    except Refused as reason:
-        return [Finding("refused", f"{a} against {b} ({where}): not compared, {reason}.")]
+        found = statistics.speed_up(list(slow["row"]), list(fast["row"]), where=where)
+    except ValueError as reason:
+        return [Finding("refused", f"{b} against {a} ({where}): {reason}.")]
     random = " Random weights." if {"random"} & {slow["weights"].iloc[0], fast["weights"].iloc[0]} else ""
-    kept = " and ".join(f"{m['kept_fraction'].mean():.2f}" for m in (slow, fast))
-    head = f"{a} takes {found.span} the time of {b}, at {kept} of the tokens ({_stands_on(found, slow)}, {where})."
-    outside = found.low > (floor or 1) or found.high < 1 / (floor or 1)
-    if found.excludes(1) and outside:
-        return [Finding("plain", head + random)]
-    why = "the interval holds 1" if not found.excludes(1) else "the noise floor is wider than the effect"
-    return [Finding("open", f"{head} No difference can be claimed: {why}.{random}")]
-
-
-def _stands_on(found: Estimate, timed: pd.DataFrame) -> str:
-    launches = timed["launch"].nunique()
-    text = f"{found.clips}, {launches} launch{'es' if launches != 1 else ''}"
-    return f"{text}, {found.note}" if found.note else text
+    kept = " and ".join(f"{m['kept_fraction'].mean():.2f}" for m in (fast, slow))
+    tone: Tone = "plain" if floor is not None and (found.low > floor or found.high < 1 / floor) else "open"
+    text = f"{b} against {a}, at {kept} of the tokens: {found}. {b} is {found.verdict(floor)}.{random}"
+    return [Finding(tone, text)]
 
 
 def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) -> list[Finding]:
     shares = mine.groupby("setting")["kept_fraction"].mean()
     if len(shares) < 2 or shares.isna().all() or shares.max() - shares.min() < 0.1:
         return []
-    most, least = (mine[mine["setting"] == s] for s in (shares.idxmax(), shares.idxmin()))
+    most, least = (list(mine.loc[mine["setting"] == s, "row"]) for s in (shares.idxmax(), shares.idxmin()))
     try:
-        found = paired_speedup(least, most, resamples=RESAMPLES)
-    except Refused:
+        found = statistics.speed_up(most, least, where=where)
+    except ValueError:
         return []
-    smaller = found.high < 1 / (floor or 1)
-    verdict = "Time shrinks with the tokens." if smaller else "It adapts rate, not time."
-    text = (
-        f"{label} at {shares.min():.2f} of the tokens takes {found.span} its time at {shares.max():.2f} "
-        f"({_stands_on(found, least)}, {where}). {verdict}"
-    )
+    verdict = "Time shrinks with the tokens." if found.low > (floor or 1) else "It adapts rate, not time."
+    text = f"{label} at {shares.min():.2f} of the tokens against {shares.max():.2f}: {found}. {verdict}"
     return [Finding("plain", text)]
+
+
+def speed_warnings(table: pd.DataFrame) -> list[str]:
+    """Say what speaks against quoting a time, in the words of the instrument, once per method and kind of warning."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    clips: dict[str, set[tuple[str, ...]]] = {}
+    for (label, setting, dataset, clip, _), mine in speed_points(table).groupby(
+        ["label", "setting", "dataset", "clip", "scenario"], dropna=False, sort=False
+    ):
+        clips.setdefault(label, set()).add((str(setting), dataset, clip))
+        for text in statistics.warnings([row.timing for row in mine["row"]]):
+            kinds.setdefault((label, re.sub(r"[0-9.]+", "", text)[:40]), []).append(text)
+    return [
+        f"{label}, {len(texts)} of {len(clips[label])} timed points: e.g. {texts[0]}"
+        for (label, _), texts in kinds.items()
+    ]
 
 
 def unattributed(found: Sequence[StageMeans]) -> list[Finding]:

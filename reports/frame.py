@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from avtbench.bench.measures import MEASURES
@@ -59,6 +60,16 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     columns += ["scenario", "device", "dtype", "launch", "row", *MEASURES]
     table = pd.DataFrame(lines, columns=columns)
     table["setting"] = table["setting"].astype(float)
+    return _with_rates(table)
+
+
+def _with_rates(table: pd.DataFrame) -> pd.DataFrame:
+    """Give a speed point the rate that the quality pass counted for the same method, setting and clip."""
+    where = ["label", "setting", "dataset", "clip"]
+    counted = table[(table["pass"] == "quality") & table["done"]].drop_duplicates(where)
+    for rate in RATES:
+        known = table[where].merge(counted[[*where, rate]], on=where, how="left")[rate].to_numpy()
+        table[rate] = table[rate].where(table[rate].notna() | (table["pass"] == "quality"), known)
     return table
 
 
@@ -71,14 +82,18 @@ def quality_points(table: pd.DataFrame) -> pd.DataFrame:
     profiles = sorted(set(points["profile"]))
     if len(profiles) > 1:
         raise ReportError(
-            f"rows hold the metric profiles {' and '.join(profiles)}; a table or axis holds one: keep one profile's rows"
+            f"rows hold the metric profiles {' and '.join(profiles)}; a table or axis holds one: keep those of one"
         )
-    return points.drop_duplicates(["label", "setting", "dataset", "clip"], keep="last")
+    points = points.sort_values("alias", key=lambda alias: alias != "", kind="stable")
+    return points.drop_duplicates(["label", "setting", "dataset", "clip"])
 
 
 def speed_points(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished points of the speed pass, one line per launch; A/A aliases are left out."""
-    return table[(table["pass"] == "speed") & table["done"] & (table["alias"] == "")]
+    """Return the finished points of the speed pass that hold a sample, one line per launch, one name per A/A pair."""
+    timed = table[(table["pass"] == "speed") & table["done"]]
+    timed = timed[np.array([bool(row.timing.encode_side) for row in timed["row"]], dtype=bool)]
+    first = timed.groupby("label")["alias"].transform("min")
+    return timed[timed["alias"] == first]
 
 
 def clips_of(table: pd.DataFrame, dataset: str) -> int:

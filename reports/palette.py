@@ -50,6 +50,7 @@ KNOWN: dict[str, Look] = {
     "elastictok-style": Look(VERMILLION, "s"),
     "infotok-style": Look(GREEN, "^"),
     "elastictok-cv": Look(VERMILLION, "D", "dashed"),
+    "elastictok-fsq": Look(VERMILLION, "h", "dashdot"),
     "infotok": Look(GREEN, "P", "dashed"),
 }
 UPPER = frozenset({"full-rate", "oracle"})
@@ -61,7 +62,7 @@ _PLOTLY_MARKERS = {
     ">": "triangle-right", "h": "hexagon", "p": "pentagon",
 }  # fmt: skip
 _FREE_COLOURS = (ORANGE, SKY, BLUE, GREEN, VERMILLION, PURPLE)
-_FREE_MARKERS = ("D", "P", "<", ">", "h", "p", "v", "X")
+_FREE_MARKERS = ("D", "P", "<", ">", "p", "h", "v", "X")
 _DASHES: tuple[Dash, ...] = ("solid", "dashed", "dashdot", "dotted")
 
 

@@ -73,7 +73,7 @@ def _figures(
     stages = times.stage_means(table)
     if any(s.stages for s in stages):
         caption = (
-            "Mean time of each stage (latency scenario), each method at its timed setting nearest to half of the tokens. "
+            "Mean time of each stage (latency scenario), each method at its setting nearest to half of the tokens. "
             "Nested stages stand below their parents; hatched: not attributed to any stage ("
             + ", ".join(f"{s.label} {s.unattributed:.1%}" for s in stages)
             + ")."
@@ -223,6 +223,7 @@ def _page(
         tiles=_tiles(table),
         findings=told,
         speed_findings=findings.speed_findings(table),
+        speed_warnings=findings.speed_warnings(table),
         methods=html.method_lines(table),
         failures=failed[: html.MOST_FAILURES],
         failures_left=max(0, len(failed) - html.MOST_FAILURES),

@@ -93,6 +93,7 @@ def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] = LEVELS) ->
     points = quality_points(table)
     points = with_times(points[points["tier"] == tier], speed_points(table))
     lines: list[Line] = []
+    missing: list[str] = []
     for dataset in datasets_in(points):
         here, of = of_dataset(points, dataset), clips_of(table, dataset)
         full = {c.label for c in curves(table, dataset, tier) if c.level}
@@ -103,11 +104,14 @@ def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] = LEVELS) ->
                 _at(here[here["label"] == label], label, dataset, level, of) for label in labels if label not in full
             ]
             lines += mark_best([line for line in block if line.done])
+            missing += [
+                f"{line.label} keeps {level:g} of the tokens on no clip of {dataset}" for line in block if not line.done
+            ]
     caption = (
-        "Matched rate: every method at the same kept fraction, each clip read off its own curve. Mean over clips. Bold: best "
-        "of its level, upper bounds aside. *: not every clip is in the mean, never best."
+        "Matched rate: every method at the same kept fraction, each clip read off its own curve. Mean over clips. "
+        "Bold: best of its level, upper bounds aside. *: not every clip is in the mean, never best."
     )
-    return _table(f"results-{tier}", caption, "kept", lines, MATCHED, absences(points))
+    return _table(f"results-{tier}", caption, "kept", lines, MATCHED, [*absences(points), *missing])
 
 
 def swept(table: pd.DataFrame, tier: str) -> Table:
@@ -197,7 +201,7 @@ def _at(mine: pd.DataFrame, label: str, dataset: str, level: float, of: int) -> 
 
 
 def mark_best(block: Sequence[Line]) -> list[Line]:
-    """Mark the best value per measure. Ties in print share the mark; where all tie or one stands alone, there is none."""
+    """Mark the best value per measure. Ties in print share the mark; where all tie, there is none."""
     best: list[set[str]] = [set() for _ in block]
     able = [i for i, line in enumerate(block) if base_name(line.label) not in UPPER and line.done == line.of]
     for m in MATCHED:

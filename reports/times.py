@@ -14,6 +14,8 @@ from avtbench.bench.rows import Row
 from avtbench.reports.frame import quality_points, speed_points
 from avtbench.reports.palette import order
 
+UNATTRIBUTED = "unattributed"
+
 
 def speed_summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return median, p20 and p80 in ms, encode side and total, per (scenario, device, dtype, label, dataset, setting).
@@ -57,40 +59,44 @@ def speed_summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
+def nearest_setting(mine: pd.DataFrame, share: float = 0.5) -> pd.DataFrame:
+    """Return the lines of one method at its timed setting whose mean kept fraction is closest to ``share``."""
+    shares = mine.groupby("setting", dropna=False)["kept_fraction"].mean()
+    chosen = (shares - share).abs().idxmin() if shares.notna().any() else shares.index[len(shares) // 2]
+    return mine[mine["setting"].isna() if pd.isna(chosen) else mine["setting"] == chosen]
+
+
 @dataclass(frozen=True)
 class StageMeans:
     """Mean seconds of the stages of one method at one setting; ``total`` is the mean end-to-end time."""
 
     label: str
-    setting: float
     kept: float
     total: float
     stages: Mapping[str, float]
-    samples: int
+    """By path; leaves called ``unattributed`` hold what their siblings do not explain."""
 
     @property
     def unattributed(self) -> float:
-        """Share of the total that no top-level stage explains, 0..1."""
-        explained = sum(s for path, s in self.stages.items() if "/" not in path)
-        return max(0.0, 1 - explained / self.total) if self.total else 0.0
+        """Share of the total in no named stage, 0..1."""
+        loose = [s for path, s in self.stages.items() if path.rpartition("/")[2] == UNATTRIBUTED]
+        return sum(loose) / self.total if self.total else 0.0
 
 
 def stage_means(table: pd.DataFrame, scenario: str = "latency") -> list[StageMeans]:
     """Average the stages of every method at its timed setting closest to half of the tokens."""
     speed = speed_points(table)
-    speed = speed[speed["scenario"] == scenario]
     found = []
-    for label, mine in speed.groupby("label", sort=False):
-        shares = mine.groupby("setting", dropna=False)["kept_fraction"].mean()
-        setting = (shares - 0.5).abs().idxmin() if shares.notna().any() else sorted(shares.index)[len(shares) // 2]
-        chosen: list[Row] = list(
-            mine.loc[mine["setting"].eq(setting) | (pd.isna(setting) & mine["setting"].isna()), "row"]
-        )
-        count = sum(len(r.timing.encode_side) for r in chosen if r.timing)
+    for label, mine in speed[speed["scenario"] == scenario].groupby("label", sort=False):
+        chosen = nearest_setting(mine)
+        rows: list[Row] = [row for row in chosen["row"] if row.timing.encode_side]
+        count = sum(len(row.timing.encode_side) for row in rows if row.timing)
+        if not count:
+            continue
         stages: dict[str, float] = {}
-        for row in chosen:
+        for row in rows:
             for stage in row.timing.stages if row.timing else ():
                 stages[stage.path] = stages.get(stage.path, 0.0) + sum(stage.seconds) / count
-        total = sum(sum(end_to_end(r)) for r in chosen) / count
-        found.append(StageMeans(str(label), float(setting), float(shares.get(setting, math.nan)), total, stages, count))
+        total = sum(sum(end_to_end(row)) for row in rows) / count
+        found.append(StageMeans(str(label), float(chosen["kept_fraction"].mean()), total, stages))
     return sorted(found, key=lambda s: order(s.label))

@@ -58,6 +58,7 @@ class InfoTokMethod(Method):
     setting_name = "rate"
     setting_unit = "share of tokens"
     default_settings = (0.125, 0.25, 0.5, 0.75, 1.0)
+    needs_weights = True
 
     def __init__(
         self,

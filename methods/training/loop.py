@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,7 +119,8 @@ def train(
 ) -> dict[str, Any]:
     """Train ``task`` into the folder ``out`` and return the training card.
 
-    Goes on from ``out/checkpoint.pt`` where one is. Writes ``checkpoint.pt`` (atomically, every ``check_every`` steps),
+    Goes on from ``out/checkpoint.pt`` where one is, with its schedule; another number of steps moves the schedule's end
+    and is noted in the card. Writes ``checkpoint.pt`` (atomically, every ``check_every`` steps),
     ``log.csv``, ``curve.png``, ``model.safetensors`` and ``card.json``. ``stop_after`` ends this call at that step
     without finishing; ``budget_s`` shortens the schedule's remaining steps to what fits in the time, once a first
     stretch has been measured.
@@ -129,7 +130,7 @@ def train(
     raw = task.model.to(parallel.device)
     averaged = copy.deepcopy(raw).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(task.parameter_groups(raw), lr=schedule.learning_rate, betas=(0.9, 0.99))
-    step, spent, log = 0, 0.0, []
+    step, spent, log, changes = 0, 0.0, [], []
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=parallel.device, weights_only=True)
@@ -137,12 +138,16 @@ def train(
         averaged.load_state_dict(saved["averaged"])
         optimizer.load_state_dict(saved["optimizer"])
         step, spent, log = saved["step"], saved["seconds"], saved["log"]
-        if saved["schedule"]["steps"] != schedule.steps and budget_s is None:
-            raise ValueError(
-                f"{checkpoint} was made for {saved['schedule']['steps']} steps, this run asks for {schedule.steps}; "
-                "use the same --steps or another --out"
-            )
-        schedule = Schedule(**saved["schedule"])
+        changes = saved["changes"]
+        before = Schedule(**saved["schedule"])
+        if before.steps != schedule.steps:
+            if schedule.steps <= step:
+                raise ValueError(
+                    f"{checkpoint} is at step {step}, this run asks for {schedule.steps} in all; "
+                    "give more --steps or another --out"
+                )
+            changes = [*changes, {"at": step, "from": before.steps, "to": schedule.steps}]
+        schedule = replace(before, steps=schedule.steps)
     model = parallel.prepare(raw)
     started, losses = time.monotonic(), []
 
@@ -157,7 +162,7 @@ def train(
         if parallel.is_main:
             state = {
                 "model": raw.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict(),
-                "step": step, "seconds": elapsed(), "log": log, "schedule": asdict(schedule),
+                "step": step, "seconds": elapsed(), "log": log, "schedule": asdict(schedule), "changes": changes,
             }  # fmt: skip
             write_atomically(checkpoint, lambda part: torch.save(state, part))
             write_atomically(out / "log.csv", lambda part: _write_log(part, log))
@@ -186,10 +191,11 @@ def train(
         if budget_s is not None and step == 100:
             fits = int(step * budget_s / elapsed())
             if fits < schedule.steps:
-                schedule = Schedule(**{**asdict(schedule), "steps": fits})
+                schedule = replace(schedule, steps=fits)
                 last = min(last, fits)
     card = {
         "steps": schedule.steps, "steps_done": step, "seconds": round(elapsed(), 1), "schedule": asdict(schedule),
+        "changes_of_steps": changes,
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {parallel.device}",
         "torch": torch.__version__, "revision": _revision(), "held_out": log[-1], "curve": log, **task.describe(),
     }  # fmt: skip

@@ -1,6 +1,8 @@
 """The environment: recorded, hashed, and compared in five readable lines."""
 
 import copy
+import subprocess
+import sys
 
 import torch
 
@@ -47,3 +49,9 @@ def test_a_difference_names_what_changed_from_what_to_what():
 def test_the_headline_is_the_card_or_else_the_processor_with_its_threads():
     assert environment.headline({"hardware": {"gpu": "NVIDIA H200", "cpu": "Xeon"}}) == "NVIDIA H200"
     assert environment.headline({"hardware": {"cpu": "Xeon"}, "threads": {"torch threads": 1}}) == "Xeon, 1 thread"
+
+
+def test_records_are_compared_without_torch():
+    code = "import sys; from avtbench.bench import environment, statistics; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

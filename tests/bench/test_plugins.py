@@ -128,6 +128,7 @@ def test_an_installed_package_brings_methods_by_entry_point(write, tmp_path, toy
     monkeypatch.syspath_prepend(tmp_path)
     fresh = plugins.find.__wrapped__
     monkeypatch.setattr(plugins, "find", fresh)
+    monkeypatch.setattr(plugins, "_installed", plugins._installed.__wrapped__)
 
     foreign = {p.name: (p.state, p.reason) for p in fresh("method") if p.origin == "entry point of foreign"}
 

@@ -39,7 +39,7 @@ def test_rows_come_back_as_they_were(store):
     assert [p.frame for p in store.previews("demo-1")] == [3]
     assert store.environments([first]) == {"e1": {"hardware": {"cores": 2}}}
     assert store.finished() == {"k1", "k2"}
-    assert store.filled("demo-1") == {"s1", "s2"}
+    assert store.filled("demo-1") == {"s1": ("k1", ""), "s2": ("k2", "")}
     assert store.seconds() == {("toy", "quality"): 2.0 * 1e6 / 200}
     entry = store.find_run("demo")
     assert (entry.id, entry.planned, entry.done, entry.failed) == ("demo-1", 3, 2, 0)

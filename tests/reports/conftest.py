@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ def speed_row(
     drift = np.random.default_rng([launch, clip]).lognormal(0, 0.1, 8)
     totals = base * drift * noise.lognormal(0, 0.01, 8)
     encode, decode = 0.6 * totals, 0.4 * totals
-    stages = {"encode": 0.2 * totals, "select": 0.38 * totals, "decode": 0.39 * totals}
+    stages = {"encode": 0.2 * totals, "select": 0.38 * totals, "decode": 0.39 * totals, "unattributed": 0.03 * totals}
     if method == "elastictok-style":
         stages |= {
             "select/search": 0.37 * totals,
@@ -150,13 +151,6 @@ def speed_row(
         "view": {"size": SIZE, "frames": FRAMES},
         "environment": "env0",
         "evaluations": {"encoder": 1, "decoder": 12 if method == "elastictok-style" else 1},
-        "rate": Rate(
-            kept=round(share * 1280),
-            total=1280,
-            payload_bits=round(share * 1280) * 256,
-            mask_bits=1280,
-            mask_bits_coded=900,
-        ),
         "timing": Timing(
             scenario=scenario,
             device="cpu",
@@ -242,15 +236,11 @@ ENVIRONMENT = {
 }
 
 
-@pytest.fixture
-def run() -> tuple[list[Row], list[Preview], dict[str, dict[str, Any]]]:
-    """Rows of two data sets with an unreadable clip, previews of three methods and the environment."""
-    rows = sweep() + sweep(dataset="tokenbench", clips=5, speed=False)
-    rows += [failed_row(m, 8) for m in METHODS]
-    shown = [
-        r for r in rows if r.pass_ == "quality" and r.clip == "clip-03" and r.setting == 0.65 and r.dataset == "davis"
-    ]
-    return rows, [preview(r) for r in shown if r.method in ("lit", "hold", "infotok-style")], {"env0": ENVIRONMENT}
-
-
-Maker = Callable[..., Row]
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """The makers above: ``make.sweep(...)``, ``make.quality_row(...)``."""
+    return SimpleNamespace(
+        quality_row=quality_row, speed_row=speed_row, failed_row=failed_row, sweep=sweep, preview=preview,
+        psnr_of=psnr_of,
+        environment=ENVIRONMENT, methods=METHODS,
+    )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -137,6 +138,7 @@ def from_official(
     raise refuse(what, *nearest, looks_like(given))
 
 
+@cache
 def _shapes(spec: CosmosSpec) -> dict[str, torch.Size]:
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in CosmosModel(spec).state_dict().items()}

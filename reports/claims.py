@@ -1,0 +1,474 @@
+"""The claims ledger: what was published, and what the stored rows say about it.
+
+``claims.yaml`` has one entry per published claim: where it stands, what it says, how its numbers are defined, on which
+hardware, and how far a reproduction may be off. :func:`judge` answers each from stored rows alone: no verdict is
+written by hand, and a claim without rows gets what is missing and the command that would measure it.
+
+An interval inside the tolerated band reproduces a claim, one outside it does not, one across its edge decides nothing.
+Where the source leaves its comparison open, every reading that was listed is judged by itself, and the claim is
+reproduced (or not) only if all of them were measured and agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from avtbench.bench import environment, statistics
+from avtbench.bench.measures import MEASURES
+from avtbench.bench.rows import Row, Status
+from avtbench.reports import computed_claims
+
+LEDGER = Path(__file__).parent / "claims.yaml"
+RATE_WITHIN = 0.02
+"""How far a mean kept fraction may be from the one a table states."""
+
+
+class Outcome(str, Enum):
+    """Closed vocabulary of verdicts."""
+
+    REPRODUCED = "reproduced"
+    NOT_REPRODUCED = "not reproduced"
+    INCONCLUSIVE = "inconclusive"
+    UNDER_SPECIFIED = "under-specified"
+    NOT_TESTABLE = "not testable here"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Entry):
+    """Where a claim stands."""
+
+    paper: str
+    where: str
+    """Table, row or section."""
+
+
+class Tolerance(_Entry):
+    """How far off a reproduction may be: a factor, or a distance in the metric's own unit; exactly one of them."""
+
+    relative: float | None = None
+    absolute: dict[str, float] = Field(default_factory=dict)
+    """By metric."""
+
+    def band(self, metric: str, published: float) -> tuple[float, float]:
+        """Values that count as reproduced."""
+        if metric in self.absolute:
+            return published - self.absolute[metric], published + self.absolute[metric]
+        if self.relative is None:
+            raise ValueError(f"no tolerance for {metric}; add tolerance.relative or tolerance.absolute.{metric}")
+        return published / (1 + self.relative), published * (1 + self.relative)
+
+
+Selector = dict[str, Any]
+"""Field of a row (``method``, ``timing.dtype``, ``parameters.window``) -> value or list of values."""
+
+
+class Reading(_Entry):
+    """One way of understanding a claim: refines the selectors of its test."""
+
+    name: str
+    slow: Selector = Field(default_factory=dict)
+    fast: Selector = Field(default_factory=dict)
+    rows: Selector = Field(default_factory=dict)
+    side: statistics.Side = "end to end"
+
+
+class SpeedUpTest(_Entry):
+    """Paired ratio of the time of ``slow`` to that of ``fast``, metric ``speed_up``."""
+
+    kind: Literal["speed_up"]
+    slow: Selector
+    fast: Selector
+    readings: list[Reading] = Field(default_factory=lambda: [Reading(name="end to end")])
+
+
+class MeasureTest(_Entry):
+    """Mean over clips of measures (``psnr``, ``ssim``, ``total_ms``, ...) of the rows that match."""
+
+    kind: Literal["measure"]
+    rows: Selector
+    kept_fraction: float | None = None
+    """Only settings that keep this fraction on average."""
+    clips: int | None = None
+    """Number of clips of the published data set."""
+    per_frame: bool = False
+    """Divide by the number of frames."""
+    readings: list[Reading] = Field(default_factory=lambda: [Reading(name="mean over clips")])
+
+
+class ComputedTest(_Entry):
+    """A computation of :mod:`avtbench.reports.computed_claims` on stored rows or on the inputs declared here."""
+
+    kind: Literal["computed"]
+    computation: str
+    inputs: dict[str, Any] = Field(default_factory=dict)
+
+
+Test = Annotated[SpeedUpTest | MeasureTest | ComputedTest, Field(discriminator="kind")]
+
+
+class Claim(_Entry):
+    """One published claim."""
+
+    id: str
+    source: Source
+    statement: str
+    published: dict[str, float]
+    """By metric."""
+    comparator: str
+    """How the number is defined, in words."""
+    hardware: str = ""
+    """As published; empty where the source does not say."""
+    needs_hardware: str = ""
+    """Part of the card's name without which an absolute time says nothing."""
+    tolerance: Tolerance
+    open: list[str] = Field(default_factory=list)
+    """What the source does not say and the number depends on."""
+    ambiguous: str = ""
+    """Why rows that match may still be something else than what was published; a miss then decides nothing."""
+    needs: str = ""
+    """What has to be had before the command can run, e.g. official weights."""
+    test: Test
+    command: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured value of a claim under one reading, with its interval and what it rests on."""
+
+    reading: str
+    metric: str
+    published: float
+    value: float
+    low: float
+    high: float
+    n: str
+    where: str
+    outcome: Outcome
+    decomposition: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        interval = "" if self.low == self.high else f" [{_number(self.low)}, {_number(self.high)}]"
+        parts = [f"{self.reading}: {self.metric} {_number(self.value)}{interval}, published {_number(self.published)}"]
+        parts += [part for part in (self.n, self.where, self.decomposition, self.note) if part]
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the rows say about one claim."""
+
+    claim: Claim
+    outcome: Outcome
+    why: str
+    measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def hardware(self) -> str:
+        """Published and measured hardware, one line."""
+        here = ", ".join(dict.fromkeys(m.where for m in self.measurements if m.where)) or "nothing measured"
+        return f"published on {self.claim.hardware or 'unknown hardware'}; here {here}"
+
+    def __str__(self) -> str:
+        lines = [f"{self.claim.id}: {self.outcome.value}. {self.claim.statement}", f"  {self.why}"]
+        lines += [f"  {m}" for m in self.measurements]
+        if self.outcome is not Outcome.REPRODUCED and self.claim.command:
+            lines.append(f"  {self.claim.command}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """One line of a table."""
+        first = self.measurements[0] if self.measurements else None
+        return {
+            "claim": self.claim.id,
+            "source": f"{self.claim.source.paper}, {self.claim.source.where}",
+            "statement": self.claim.statement,
+            "verdict": self.outcome.value,
+            "why": self.why,
+            "published": ", ".join(f"{k} {_number(v)}" for k, v in self.claim.published.items()),
+            "measured": "; ".join(f"{m.metric} {_number(m.value)} ({m.reading})" for m in self.measurements),
+            "interval": "" if first is None else f"[{_number(first.low)}, {_number(first.high)}]",
+            "n": "" if first is None else first.n,
+            "hardware": self.hardware,
+            "decomposition": "; ".join(m.decomposition for m in self.measurements if m.decomposition),
+            "command": self.claim.command,
+        }
+
+
+def load(path: Path = LEDGER) -> list[Claim]:
+    """Read a ledger; raises ValueError where an entry is wrong or an id is used twice."""
+    claims = [Claim.model_validate(entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]]
+    twice = {c.id for i, c in enumerate(claims) if c.id in [d.id for d in claims[:i]]}
+    if twice:
+        raise ValueError(f"{path.name}: claim ids used twice: {', '.join(sorted(twice))}; give every claim its own id")
+    return claims
+
+
+def judge(
+    rows: Sequence[Row],
+    environments: Mapping[str, environment.Fingerprint] | None = None,
+    claims: Iterable[Claim] | None = None,
+) -> list[Verdict]:
+    """Judge every claim from stored rows.
+
+    environments: fingerprints by digest (as rows refer to them), for the hardware beside each number.
+    """
+    usable = [row for row in rows if row.status is Status.DONE]
+    return [_judge(claim, usable, environments or {}) for claim in (load() if claims is None else claims)]
+
+
+def _judge(claim: Claim, rows: Sequence[Row], environments: Mapping[str, environment.Fingerprint]) -> Verdict:
+    test = claim.test
+    if isinstance(test, ComputedTest):
+        measured = [
+            _measurement(claim, m.reading, m.metric, m.value, m.low, m.high, m.n, "computed", note=m.note)
+            for m in computed_claims.COMPUTATIONS[test.computation](rows, test.inputs)
+        ]
+        return _combine(claim, measured, list(dict.fromkeys(m.reading for m in measured)), [])
+    readings = [reading.name for reading in test.readings]
+    measured, missing = [], []
+    for reading in test.readings:
+        if isinstance(test, SpeedUpTest):
+            found, absent = _speed_up(claim, test, reading, rows, environments)
+        else:
+            found, absent = _measure(claim, test, reading, rows, environments)
+        measured += found
+        missing += absent
+    return _combine(claim, measured, readings, missing)
+
+
+def _combine(claim: Claim, measured: list[Measurement], readings: list[str], missing: list[str]) -> Verdict:
+    """One verdict from the outcomes of all measurements."""
+    absent = list(dict.fromkeys(missing))
+    if claim.needs_hardware and measured:
+        fitting = [m for m in measured if claim.needs_hardware.lower() in m.where.lower()]
+        if not fitting:
+            why = f"an absolute time, published on {claim.hardware}; measured on other hardware only"
+            return Verdict(claim, Outcome.NOT_TESTABLE, why, tuple(measured))
+        measured = fitting
+    if not measured:
+        needs = f" Needs {claim.needs}." if claim.needs else ""
+        return Verdict(claim, Outcome.NOT_TESTABLE, f"Missing: {'; '.join(absent) or 'stored rows'}.{needs}")
+    outcomes = {m.outcome for m in measured}
+    agreed = outcomes.pop() if len(outcomes) == 1 else None
+    tally = _tally(measured)
+    if claim.ambiguous and agreed is Outcome.NOT_REPRODUCED:
+        return Verdict(claim, Outcome.INCONCLUSIVE, f"{tally}; {claim.ambiguous}", tuple(measured))
+    if claim.open:
+        unmeasured = [name for name in readings if name not in {m.reading for m in measured}]
+        unsaid = "the source does not say " + "; ".join(claim.open)
+        if unmeasured:
+            why = f"{tally}; not measured: {', '.join(unmeasured)}; {unsaid}"
+            return Verdict(claim, Outcome.UNDER_SPECIFIED, why, tuple(measured))
+        if agreed is None:
+            return Verdict(claim, Outcome.UNDER_SPECIFIED, f"readings disagree: {tally}; {unsaid}", tuple(measured))
+        return Verdict(claim, agreed, f"all readings agree: {tally}", tuple(measured))
+    return Verdict(claim, agreed or Outcome.INCONCLUSIVE, tally, tuple(measured))
+
+
+def _tally(measured: Sequence[Measurement]) -> str:
+    counts = {o: sum(m.outcome is o for m in measured) for o in Outcome}
+    return ", ".join(f"{n} of {len(measured)} {o.value}" for o, n in counts.items() if n)
+
+
+def _measurement(
+    claim: Claim,
+    reading: str,
+    metric: str,
+    value: float,
+    low: float,
+    high: float,
+    n: str,
+    where: str,
+    *,
+    partial: bool = False,
+    decomposition: str = "",
+    note: str = "",
+) -> Measurement:
+    published = claim.published[metric]
+    floor, ceiling = claim.tolerance.band(metric, published)
+    if floor <= low and high <= ceiling:
+        outcome = Outcome.REPRODUCED
+    elif high < floor or low > ceiling:
+        outcome = Outcome.NOT_REPRODUCED
+    else:
+        outcome = Outcome.INCONCLUSIVE
+    if partial:
+        outcome = Outcome.INCONCLUSIVE
+    return Measurement(reading, metric, published, value, low, high, n, where, outcome, decomposition, note)
+
+
+def _speed_up(
+    claim: Claim,
+    test: SpeedUpTest,
+    reading: Reading,
+    rows: Sequence[Row],
+    environments: Mapping[str, environment.Fingerprint],
+) -> tuple[list[Measurement], list[str]]:
+    """Measurements of one reading, one per pair of configurations that were timed alike, and what was missing."""
+    selectors = [{"pass_": "speed", **test.slow, **reading.slow}, {"pass_": "speed", **test.fast, **reading.fast}]
+    sides = [_configurations(select(rows, s)) for s in selectors]
+    missing = [
+        f"speed rows of {_words(base if not select(rows, base) else refined)}"
+        for base, refined, found in zip((test.slow, test.fast), selectors, sides, strict=True)
+        if not found
+    ]
+    floors = _floors(rows, reading.side)
+    found = []
+    for slow in sides[0]:
+        for fast in sides[1]:
+            if not _alike(slow[0], fast[0], reading) or not _shared_rounds(slow, fast):
+                continue
+            ratio = statistics.speed_up(slow, fast, reading.side)
+            floor = floors.get(slow[0].environment, 1.0)
+            assert fast[0].timing is not None
+            where = _where(fast[0], environments)
+            floor_note = f"noise floor {floor:.3f}x" if floor > 1 else "no A/A pair was timed"
+            found.append(
+                _measurement(
+                    claim, reading.name, "speed_up", ratio.ratio, ratio.low / floor, ratio.high * floor,
+                    _basis(ratio), where, decomposition=str(statistics.decompose(slow, fast, reading.side)),
+                    note=f"{_configuration(slow[0])} against {_configuration(fast[0])}; {floor_note}",
+                )
+            )  # fmt: skip
+    if not found and not missing:
+        missing.append(f"{_words(selectors[0])} and {_words(selectors[1])} timed together, on the same clips")
+    return found, missing
+
+
+def _basis(ratio: statistics.SpeedUp) -> str:
+    clips, launches = "" if ratio.clips == 1 else "s", "" if ratio.launches == 1 else "es"
+    text = f"{ratio.clips} clip{clips}, {ratio.launches} launch{launches}"
+    return text if ratio.over == "clips" else f"{text}, interval over rounds"
+
+
+def _measure(
+    claim: Claim,
+    test: MeasureTest,
+    reading: Reading,
+    rows: Sequence[Row],
+    environments: Mapping[str, environment.Fingerprint],
+) -> tuple[list[Measurement], list[str]]:
+    selector = {**test.rows, **reading.rows}
+    groups = _configurations(select(rows, selector))
+    missing = [] if groups else [f"rows of {_words(selector if select(rows, test.rows) else test.rows)}"]
+    found = []
+    for group in groups:
+        kept = [k for row in group if (k := MEASURES["kept_fraction"].value(row)) is not None]
+        if test.kept_fraction is not None and (not kept or abs(fmean(kept) - test.kept_fraction) > RATE_WITHIN):
+            missing.append(f"a setting of {_words(selector)} that keeps {test.kept_fraction:.0%}")
+            continue
+        for metric in claim.published:
+            by_clip: dict[str, list[float]] = {}
+            for row in group:
+                value = MEASURES[metric].value(row)
+                if value is not None and math.isfinite(value):
+                    by_clip.setdefault(f"{row.dataset}/{row.clip}", []).append(
+                        value / (row.frames if test.per_frame else 1)
+                    )
+            if not by_clip:
+                missing.append(f"{metric} of {_words(selector)}")
+                continue
+            values = [fmean(v) for v in by_clip.values()]
+            low, high = statistics.bootstrap(values, np.mean)
+            partial = test.clips is not None and len(values) < test.clips
+            n = f"{len(values)} of {test.clips} clips" if test.clips else f"{len(values)} clips"
+            note = f"{_configuration(group[0])}{'; a part of the data set decides nothing' if partial else ''}"
+            found.append(
+                _measurement(
+                    claim, reading.name, metric, fmean(values), low, high, n, _where(group[0], environments),
+                    partial=partial, note=note,
+                )
+            )  # fmt: skip
+    return found, missing
+
+
+def select(rows: Iterable[Row], selector: Selector) -> list[Row]:
+    """Rows of which every named field has the value, or one of the values, that the selector gives (no A/A twins)."""
+    return [row for row in rows if not row.alias and all(_holds(row, k, v) for k, v in selector.items())]
+
+
+def _holds(row: Row, field: str, wanted: Any) -> bool:
+    value: Any = row
+    for part in field.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    options = wanted if isinstance(wanted, list) else [wanted]
+    return any(
+        math.isclose(value, option, rel_tol=1e-6)
+        if isinstance(option, float) and isinstance(value, (int, float))
+        else value == option
+        for option in options
+    )
+
+
+def _configurations(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows grouped by everything but clip and launch."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        timing = row.timing
+        how = (timing.scenario, timing.device, timing.dtype) if timing else ()
+        size = (row.frames, row.height, row.width)
+        key = (row.method, row.tokenizer, row.setting, repr(sorted(row.parameters.items())), row.weights, size, how)
+        groups.setdefault((*key, row.dataset if row.quality else "", row.environment if timing else ""), []).append(row)
+    return list(groups.values())
+
+
+def _alike(slow: Row, fast: Row, reading: Reading) -> bool:
+    """Whether two timed configurations compare: same size, scenario, machine; same dtype unless the reading says."""
+    a, b = slow.timing, fast.timing
+    assert a is not None
+    assert b is not None
+    size = (slow.frames, slow.height, slow.width) == (fast.frames, fast.height, fast.width)
+    dtype = a.dtype == b.dtype or ("timing.dtype" in reading.slow and "timing.dtype" in reading.fast)
+    return size and dtype and (a.scenario, slow.environment) == (b.scenario, fast.environment)
+
+
+def _shared_rounds(slow: Sequence[Row], fast: Sequence[Row]) -> bool:
+    a, b = statistics.by_clip(slow), statistics.by_clip(fast)
+    return any(statistics.log_ratios(a[clip], b[clip]) for clip in a.keys() & b.keys())
+
+
+def _floors(rows: Sequence[Row], side: statistics.Side) -> dict[str, float]:
+    """Noise floor per environment that holds an A/A pair."""
+    speed = [row for row in rows if row.timing is not None]
+    found = {
+        e: statistics.noise_floor([r for r in speed if r.environment == e], side)
+        for e in {r.environment for r in speed}
+    }
+    return {e: floor for e, floor in found.items() if floor is not None}
+
+
+def _where(row: Row, environments: Mapping[str, environment.Fingerprint]) -> str:
+    record = environments.get(row.environment)
+    machine = environment.headline(record) if record else "unknown machine"
+    return f"{machine}, {row.timing.dtype}" if row.timing else machine
+
+
+def _configuration(row: Row) -> str:
+    name = f"{row.method} on {row.tokenizer}" if row.tokenizer else row.method
+    setting = "" if row.setting is None else f" at {row.setting_name or 'setting'} {row.setting:g}"
+    return f"{name}{setting}, {row.frames}x{row.height}x{row.width}, weights {row.weights}"
+
+
+def _words(selector: Selector) -> str:
+    def text(value: Any) -> str:
+        return " or ".join(str(v) for v in value) if isinstance(value, list) else str(value)
+
+    return ", ".join(f"{k.removesuffix('_')} {text(v)}" for k, v in selector.items() if k != "pass_")
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"

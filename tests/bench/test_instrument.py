@@ -1,0 +1,125 @@
+"""The instrument against the truth: methods whose stages sleep for a known time.
+
+Not part of the default tests, because a busy machine fails them rightly: ``pytest -m timing`` on a quiet one. Every
+claim is judged over repetitions, never on one measurement.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from avtbench.bench import speed
+from avtbench.bench.rows import Row, Status
+from avtbench.bench.speed import Job, Plan, Result
+from avtbench.bench.statistics import noise_floor, speed_up, unattributed_share
+from avtbench.datasets.contract import Clip
+
+pytestmark = pytest.mark.timing
+
+METHODS = '''
+import time
+import torch
+from avtbench.methods.contract import Method, Tokens
+from avtbench.methods.stages import stage
+
+class Sleeping(Method):
+    """Stages that last as long as told, in milliseconds; ``unmarked`` is spent in no stage."""
+    name = "sleeping"
+    def __init__(self, encoder=20.0, search=10.0, decoder=15.0, unmarked=0.0):
+        self.milliseconds = {"encoder": encoder, "search": search, "decoder": decoder, "unmarked": unmarked}
+        self.slept = {name: [] for name in self.milliseconds}
+    def sleep(self, name):
+        began = time.perf_counter()
+        time.sleep(self.milliseconds[name] * 1e-3)
+        self.slept[name].append(time.perf_counter() - began)
+    def encode(self, video):
+        with stage("encoder"):
+            self.sleep("encoder")
+        self.sleep("unmarked")
+        return video
+    def select(self, latents, setting):
+        with stage("search"):
+            self.sleep("search")
+        return Tokens(torch.zeros(1, 4), torch.tensor([[[True]]]), tuple(latents.shape[:3]))
+    def decode(self, tokens):
+        with stage("decoder"):
+            self.sleep("decoder")
+        return torch.zeros(*tokens.video, 3)
+'''
+REPETITIONS = 20
+
+
+@pytest.fixture(scope="module")
+def sleeping(tmp_path_factory):
+    path = tmp_path_factory.mktemp("methods") / "sleeping.py"
+    path.write_text(METHODS)
+    return lambda label, **milliseconds: Job(f"{path}:Sleeping", 0.5, milliseconds, label=label)
+
+
+def rows(results: list[Result], label: str) -> list[Row]:
+    return [
+        Row(
+            key=f"{label}/{r.clip}/{r.launch}", status=r.status, reason=r.reason, pass_="speed", method=label,
+            alias=r.job.alias, tier="shared", family="bound", weights="none", dataset="made", clip=r.clip,
+            timing=r.timing,
+        )
+        for r in results
+        if r.job.label == label
+    ]  # fmt: skip
+
+
+def clips(count: int) -> list[Clip]:
+    chance = np.random.default_rng(0)
+    return [Clip(f"clip{i}", "made", chance.integers(0, 256, (5, 16, 16, 3), np.uint8)) for i in range(count)]
+
+
+def test_known_times_are_measured_within_3_percent_and_1_ms(sleeping):
+    """The truth is what each sleep really took by the method's own clock: a system may wake a sleeper late."""
+    video = torch.from_numpy(clips(1)[0].video)
+    misses = 0
+    for _ in range(REPETITIONS):
+        method = sleeping("sleeping").build()
+        found = speed.time_point(method, video, 0.5, budget_s=4, extras=False)
+        calls = len(found.rounds)
+        seconds = {s.path: s.seconds for s in found.stages}
+        misses += any(
+            abs(np.median(seconds[path]) - np.median(method.slept[name][-calls:]))
+            > 0.03 * np.median(method.slept[name][-calls:]) + 1e-3
+            for path, name in (
+                ("encode/encoder", "encoder"),
+                ("select/search", "search"),
+                ("decode/decoder", "decoder"),
+            )
+        )
+    assert misses <= 2
+
+
+def test_a_planted_difference_is_found_and_equal_methods_are_not_called_different(sleeping):
+    """Three configurations, one of them 5 % slower, two equal ones, and the A/A pair that gives the noise floor."""
+    jobs = [
+        *speed.with_twin([sleeping("base")]),
+        sleeping("equal", unmarked=0.0),
+        sleeping("slower", encoder=20.0 + 0.05 * 45.0),
+    ]
+    found, false_alarms = 0, 0
+    for seed in range(REPETITIONS):
+        results = list(speed.run(jobs, clips(2), Plan(launches=1, seed=seed, budget_s=600, max_rounds=15, threads=1)))
+        assert all(r.status is Status.DONE for r in results), [r.reason for r in results]
+        base = rows(results, "base")
+        floor = noise_floor(base)
+        alone = [r for r in base if not r.alias]
+        planted = speed_up(rows(results, "slower"), alone)
+        same = speed_up(rows(results, "equal"), alone)
+        print(f"floor {floor:.4f}  planted {planted.low:.4f}-{planted.high:.4f}  equal {same.low:.4f}-{same.high:.4f}")
+        found += planted.low > 1 and planted.verdict(floor).startswith("faster")
+        false_alarms += not same.verdict(floor).startswith("not distinguishable")
+    assert found >= REPETITIONS - 2
+    assert false_alarms <= 2
+
+
+def test_a_part_in_no_stage_shows_up_as_unattributed(sleeping):
+    method, video = sleeping("loose", unmarked=10.0).build(), torch.from_numpy(clips(1)[0].video)
+    shares = [
+        unattributed_share(speed.time_point(method, video, 0.5, budget_s=4, extras=False)) for _ in range(REPETITIONS)
+    ]
+    assert float(np.median(shares)) == pytest.approx(10 / 55, abs=0.02)

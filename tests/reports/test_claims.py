@@ -1,0 +1,322 @@
+"""The claims ledger: verdicts follow from stored rows, and nothing else."""
+
+import math
+import zlib
+
+import numpy as np
+import pytest
+
+from avtbench.bench.rows import Quality, Rate, Row, StageCost, Status, Timing
+from avtbench.reports import claims, computed_claims
+from avtbench.reports.claims import Claim, Outcome, judge
+from avtbench.reports.computed_claims import psnr_wrapped, published_search
+
+H200 = {"hardware": {"gpu": "NVIDIA H200"}}
+A100 = {"hardware": {"gpu": "NVIDIA A100-SXM4-80GB"}}
+CARDS = {"card": H200, "old card": A100}
+
+
+def claim(**fields) -> Claim:
+    entry = {
+        "id": "made-up",
+        "source": {"paper": "a paper", "where": "table 1"},
+        "statement": "Fast is twice as fast as slow.",
+        "published": {"speed_up": 2.0},
+        "comparator": "paired",
+        "tolerance": {"relative": 0.1},
+        "test": {"kind": "speed_up", "slow": {"method": "slow"}, "fast": {"method": "fast"}},
+        "command": "avtbench speed -m slow -m fast",
+    }
+    return Claim.model_validate({**entry, **fields})
+
+
+def speed_rows(
+    method, seconds, *, clips=6, launches=3, dtype="float32", spread=0.002, alias="", flops=None, uneven=0.0, **fields
+):
+    """Rows around a time; with ``uneven`` the clips differ by that share, first to last."""
+    chance = np.random.default_rng(zlib.crc32(f"{method}{dtype}{alias}".encode()))
+
+    def samples(clip):
+        return list(seconds * (1 + uneven * (clip / (clips - 1) - 0.5)) * np.exp(chance.normal(0, spread, 8)))
+
+    return [
+        Row(
+            key=f"{method}{alias}{clip}{launch}", status=Status.DONE, pass_="speed", method=method, alias=alias,
+            tier="shared", family="bound", weights="random", dataset="made", clip=f"clip{clip}", frames=17, height=64,
+            width=64, environment="card",
+            timing=Timing(
+                scenario="latency", device="cuda", dtype=dtype, launch=launch, rounds=list(range(8)), seed=0,
+                encode_side=samples(clip), decode_side=[0.0] * 8, warmup=[],
+                stages=[StageCost(path="encode", seconds=[seconds] * 8, flops=flops, evaluations={"net": 2})],
+                stop_reason="given",
+            ),
+        ).model_copy(update=fields)
+        for clip in range(clips)
+        for launch in range(launches)
+    ]  # fmt: skip
+
+
+def quality_rows(psnr, *, clips=5, kept=0.5, **fields):
+    """Rows of clips around a PSNR, 0.02 dB apart."""
+    found = []
+    for clip in range(clips):
+        dB = psnr + 0.02 * (clip - (clips - 1) / 2)
+        sse = round(255**2 / 10 ** (dB / 10) * 1_000_000)
+        found.append(
+            Row(
+                key=f"q{clip}{fields}", status=Status.DONE, pass_="quality", method="infotok", tier="faithful",
+                family="router", weights="trained", dataset="davis", clip=f"clip{clip}", frames=1, height=64, width=64,
+                rate=Rate(kept=int(1000 * kept), total=1000, payload_bits=1, mask_bits=1, mask_bits_coded=1),
+                quality=Quality(
+                    profile="tokenbench/1", frame_pixels=1_000_000, frame_sse=[sse], frame_sse_float=[float(sse)],
+                    frame_ssim=[0.8],
+                ),
+            ).model_copy(update=fields)
+        )  # fmt: skip
+    return found
+
+
+def one(entry, rows):
+    (verdict,) = judge(rows, CARDS, [entry])
+    return verdict
+
+
+# Speed-ups
+
+
+@pytest.mark.parametrize(
+    ("seconds", "outcome"),
+    [(0.200, Outcome.REPRODUCED), (0.400, Outcome.NOT_REPRODUCED), (0.220, Outcome.INCONCLUSIVE)],
+)
+def test_a_ratio_is_held_against_the_tolerated_band(seconds, outcome):
+    found = one(claim(), speed_rows("slow", seconds, uneven=0.02) + speed_rows("fast", 0.100))
+    assert found.outcome is outcome
+    assert found.measurements[0].value == pytest.approx(seconds / 0.1, rel=0.01)
+    assert found.measurements[0].n == "6 clips, 3 launches"
+
+
+def test_without_rows_it_says_what_is_missing_and_the_command():
+    found = one(claim(needs="official weights"), speed_rows("fast", 0.1))
+    assert found.outcome is Outcome.NOT_TESTABLE
+    assert found.why == "Missing: speed rows of method slow. Needs official weights."
+    assert str(found).endswith("avtbench speed -m slow -m fast")
+
+
+def test_the_hardware_and_the_decomposition_stand_beside_the_number():
+    rows = speed_rows("slow", 0.2, flops=300) + speed_rows("fast", 0.1, flops=100)
+    found = one(claim(hardware="one RTX A5000"), rows)
+    assert found.hardware == "published on one RTX A5000; here NVIDIA H200, float32"
+    assert "x = 1.000x evaluations x 3.00x FLOPs per evaluation x 0.6" in found.measurements[0].decomposition
+
+
+def test_the_noise_floor_widens_the_interval():
+    rows = speed_rows("slow", 0.2) + speed_rows("fast", 0.1)
+    noisy = rows + speed_rows("fast", 0.115, alias="fast (again)")
+    assert one(claim(), rows).outcome is Outcome.REPRODUCED
+    found = one(claim(), noisy)
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert "noise floor 1.15" in found.measurements[0].note
+
+
+def test_failed_rows_and_twins_are_not_evidence():
+    rows = speed_rows("slow", 0.2) + speed_rows("fast", 0.1, alias="fast (again)")
+    assert one(claim(), rows).outcome is Outcome.NOT_TESTABLE
+    failed = [r.model_copy(update={"status": Status.FAILED, "timing": None}) for r in speed_rows("fast", 0.1)]
+    assert one(claim(), speed_rows("slow", 0.2) + failed).outcome is Outcome.NOT_TESTABLE
+
+
+@pytest.mark.parametrize(
+    "different", [{"dtype": "bfloat16"}, {"frames": 33}, {"environment": "old card"}, {"dataset": "other clips"}]
+)
+def test_only_what_was_timed_alike_is_compared(different):
+    found = one(claim(), speed_rows("slow", 0.2) + speed_rows("fast", 0.1, **different))
+    assert found.outcome is Outcome.NOT_TESTABLE
+    assert "timed together, on the same clips" in found.why
+
+
+def test_a_reading_may_compare_two_number_formats_on_purpose():
+    test = {
+        "kind": "speed_up", "slow": {"method": "slow"}, "fast": {"method": "fast"},
+        "readings": [{"name": "mixed", "slow": {"timing.dtype": "float32"}, "fast": {"timing.dtype": "bfloat16"}}],
+    }  # fmt: skip
+    rows = speed_rows("slow", 0.2) + speed_rows("fast", 0.1, dtype="bfloat16")
+    assert one(claim(test=test), rows).outcome is Outcome.REPRODUCED
+
+
+# What the source leaves open
+
+
+def open_claim():
+    return claim(
+        open=["the base"],
+        test={
+            "kind": "speed_up", "slow": {"method": "slow"}, "fast": {"method": "fast"},
+            "readings": [{"name": name, "fast": {"tokenizer": name}} for name in ("small", "large")],
+        },
+    )  # fmt: skip
+
+
+def test_an_open_claim_with_readings_left_is_under_specified():
+    found = one(open_claim(), speed_rows("slow", 0.2) + speed_rows("fast", 0.1, tokenizer="small"))
+    assert found.outcome is Outcome.UNDER_SPECIFIED
+    assert found.why == "1 of 1 reproduced; not measured: large; the source does not say the base"
+
+
+def test_an_open_claim_whose_readings_disagree_is_under_specified():
+    fast = speed_rows("fast", 0.1, tokenizer="small") + speed_rows("fast", 0.01, tokenizer="large")
+    found = one(open_claim(), speed_rows("slow", 0.2) + fast)
+    assert found.outcome is Outcome.UNDER_SPECIFIED
+    assert found.why.startswith("readings disagree: 1 of 2 reproduced, 1 of 2 not reproduced")
+
+
+def test_an_open_claim_whose_readings_all_agree_is_decided():
+    fast = [row for name in ("small", "large") for row in speed_rows("fast", 0.01, tokenizer=name)]
+    found = one(open_claim(), speed_rows("slow", 0.2) + fast)
+    assert (found.outcome, found.why) == (Outcome.NOT_REPRODUCED, "all readings agree: 2 of 2 not reproduced")
+
+
+# Measures
+
+
+def measured(**fields):
+    test = {"kind": "measure", "rows": {"method": "infotok", "dataset": "davis"}}
+    return claim(**{"published": {"psnr": 25.1}, "tolerance": {"absolute": {"psnr": 0.3}}, "test": test, **fields})
+
+
+def test_a_quality_is_the_mean_over_clips_with_an_interval():
+    found = one(measured(), quality_rows(25.0))
+    assert found.outcome is Outcome.REPRODUCED
+    measurement = found.measurements[0]
+    assert measurement.value == pytest.approx(25.0, abs=1e-3)
+    assert 24.95 < measurement.low < 25.0 < measurement.high < 25.05
+    assert one(measured(), quality_rows(27.0)).outcome is Outcome.NOT_REPRODUCED
+
+
+def test_a_part_of_the_data_set_decides_nothing():
+    test = {"kind": "measure", "rows": {"method": "infotok"}, "clips": 50}
+    found = one(measured(test=test), quality_rows(25.0))
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert found.measurements[0].n == "5 of 50 clips"
+    assert "a part of the data set decides nothing" in found.measurements[0].note
+
+
+def test_a_table_at_a_rate_takes_the_setting_that_keeps_it():
+    test = {"kind": "measure", "rows": {"method": "infotok"}, "kept_fraction": 0.75}
+    rows = quality_rows(25.0, kept=0.752, setting=0.003) + quality_rows(20.0, kept=0.4, setting=0.01)
+    found = one(measured(test=test), rows)
+    assert found.outcome is Outcome.REPRODUCED
+    assert len(found.measurements) == 1
+    assert one(measured(test=test), rows[5:]).outcome is Outcome.NOT_TESTABLE
+
+
+def test_every_published_metric_has_to_be_met():
+    entry = measured(published={"psnr": 25.0, "ssim": 0.9}, tolerance={"absolute": {"psnr": 0.3, "ssim": 0.01}})
+    found = one(entry, quality_rows(25.0))
+    assert {m.metric: m.outcome for m in found.measurements} == {
+        "psnr": Outcome.REPRODUCED,
+        "ssim": Outcome.NOT_REPRODUCED,
+    }
+    assert found.outcome is Outcome.INCONCLUSIVE
+
+
+def test_rows_that_may_be_something_else_never_refute():
+    entry = measured(ambiguous="two releases share this architecture")
+    assert one(entry, quality_rows(27.0)).outcome is Outcome.INCONCLUSIVE
+    assert one(entry, quality_rows(25.0)).outcome is Outcome.REPRODUCED
+
+
+def test_an_absolute_time_counts_on_the_published_hardware_only():
+    entry = claim(
+        published={"total_ms": 100 / 17}, hardware="one A100", needs_hardware="A100",
+        test={"kind": "measure", "rows": {"method": "fast"}, "per_frame": True},
+    )  # fmt: skip
+    here = one(entry, speed_rows("fast", 0.1))
+    assert here.outcome is Outcome.NOT_TESTABLE
+    assert here.measurements[0].value == pytest.approx(100 / 17, rel=0.01)
+    there = one(entry, speed_rows("fast", 0.1, environment="old card"))
+    assert there.outcome is Outcome.REPRODUCED
+
+
+# Computations
+
+
+def test_the_published_search_returns_the_last_count_it_tried():
+    assert list(published_search(smallest=5, least=0, most=8)) == [4, 6, 5]
+    assert list(published_search(smallest=4, least=0, most=8)) == [4, 2, 3]  # 4 passed, 3 is returned
+    assert list(published_search(smallest=8, least=0, most=8)) == [4, 6, 7, 8]
+
+
+def test_the_search_ends_at_the_smallest_passing_count_or_one_below():
+    ends = {list(published_search(n, 128, 2048))[-1] - n for n in range(129, 2049)}
+    assert ends == {0, -1}
+
+
+def test_a_wrapped_psnr_is_what_uint8_arithmetic_gives():
+    a, b = np.array([[10, 0, 200]], np.uint8), np.array([[20, 0, 180]], np.uint8)
+    wrapped = [(10 - 20) % 256, 0, 20]
+    error = np.mean([x * x % 256 for x in wrapped])
+    assert psnr_wrapped(a, b) == pytest.approx(10 * math.log10(255**2 / error))
+    assert psnr_wrapped(a, a) == math.inf
+
+
+def test_a_wrapped_psnr_agrees_with_the_error_distribution_it_is_computed_from():
+    chance = np.random.default_rng(0)
+    a = np.full(2_000_000, 128, np.uint8)
+    error = chance.laplace(0, 4.0, a.size).round().clip(-120, 120).astype(int)
+    b = (a.astype(int) + error).astype(np.uint8)
+    true = 10 * math.log10(255**2 / np.mean(error.astype(float) ** 2))
+    (found,) = computed_claims.uint8_wrap([], {"psnr": true, "shapes": [1.0]})
+    assert found.value == pytest.approx(psnr_wrapped(a, b), abs=0.05)
+
+
+def test_flops_come_from_stored_rows_where_there_are_any():
+    inputs = {
+        "frames": 17, "side": 64,
+        "slow": {"method": "slow", "teraflops": 5.0}, "fast": {"method": "fast", "teraflops": 1.0},
+    }  # fmt: skip
+    (declared,) = computed_claims.flops_explain_time([], inputs)
+    assert (declared.value, declared.note) == (5.0, "5 TF declared against 1 TF declared")
+    (counted,) = computed_claims.flops_explain_time(speed_rows("slow", 1.0, flops=int(8e12)), inputs)
+    assert (counted.value, counted.note) == (8.0, "8 TF counted in stored rows against 1 TF declared")
+
+
+# The ledger itself
+
+
+def test_the_ledger_is_well_formed_and_needs_no_rows():
+    ledger = claims.load()
+    verdicts = judge([], {}, ledger)
+    assert len(verdicts) == len(ledger) > 35
+    for verdict in verdicts:
+        assert verdict.claim.command.startswith("avtbench ")
+        assert verdict.why
+        assert verdict.as_dict()["verdict"] == verdict.outcome.value
+
+
+def test_without_rows_only_computations_decide_anything():
+    for verdict in judge([]):
+        computed = verdict.claim.test.kind == "computed"
+        assert (verdict.outcome is Outcome.NOT_TESTABLE) == (not computed), verdict.claim.id
+
+
+def test_what_can_be_computed_comes_out_as_it_should():
+    outcomes = {v.claim.id: v.outcome for v in judge([])}
+    assert outcomes["elastictok-47-percent-one-short"] is Outcome.REPRODUCED
+    assert outcomes["elastictok-12-nfe"] is Outcome.UNDER_SPECIFIED
+    assert outcomes["tokenbench-uint8-wrap"] is Outcome.INCONCLUSIVE
+    assert outcomes["infotok-latency-by-flops-infotok"] is Outcome.REPRODUCED
+    assert outcomes["infotok-latency-by-flops-elastictok"] is Outcome.REPRODUCED
+    assert outcomes["infotok-latency-by-flops-mechanism"] is Outcome.NOT_REPRODUCED
+
+
+def test_a_ledger_with_one_id_twice_is_refused(tmp_path):
+    entry = claim().model_dump_json()
+    path = tmp_path / "ledger.yaml"
+    path.write_text(f'{{"claims": [{entry}, {entry}]}}')
+    with pytest.raises(ValueError, match="claim ids used twice: made-up"):
+        claims.load(path)
+
+
+def test_a_metric_without_a_tolerance_is_refused():
+    with pytest.raises(ValueError, match="no tolerance for psnr"):
+        one(claim(published={"psnr": 25.0}, tolerance={}, test={"kind": "measure", "rows": {}}), quality_rows(25.0))

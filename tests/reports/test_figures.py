@@ -1,0 +1,101 @@
+"""Figures: units on every axis, one look per method everywhere, hollow where clips are missing."""
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from avtbench.reports import figures
+from avtbench.reports.curves import curves
+from avtbench.reports.frame import frame
+from avtbench.reports.palette import KNOWN, look, looks
+
+
+def lines_of(figure):
+    return [line for line in figure.axes[0].get_lines() if len(line.get_xdata())]
+
+
+def test_a_method_has_one_look_whatever_else_is_drawn(make):
+    everything = looks(make.methods)
+    for name in make.methods:
+        assert looks([name])[name] == everything[name]
+    assert look("a-method-of-yours") == look("a-method-of-yours")
+    assert len({(v.colour, v.marker) for v in KNOWN.values()}) == len(KNOWN)
+
+
+def test_variants_share_the_colour_and_differ_in_marker():
+    first, second = looks(["lit (reference=previous)", "lit (reference=last_kept)"]).values()
+    assert first.colour == second.colour == KNOWN["lit"].colour
+    assert first.marker != second.marker
+
+
+def test_many_unknown_methods_never_look_the_same():
+    names = [f"method-{i}" for i in range(30)]
+    assert len({(v.colour, v.marker) for v in looks(names).values()}) == 30
+
+
+def test_axes_carry_label_unit_and_direction(make):
+    found = curves(frame(make.sweep(clips=2, speed=False)), "davis")
+    axes = figures.rate_distortion(found, "psnr", "bpp").axes[0]
+    assert axes.get_ylabel() == "PSNR (dB) ↑"
+    assert axes.get_xlabel() == "rate with mask (bits per pixel)"
+    assert axes.get_title(loc="left") == "davis, 2 of 2 clips"
+
+
+def test_bounds_are_thin_methods_are_bold_and_full_rate_is_level(make):
+    found = curves(frame(make.sweep(clips=2, speed=False)), "davis")
+    drawn = [
+        line
+        for line in lines_of(figures.rate_distortion(found, "psnr", "kept_fraction"))
+        if line.get_linestyle() != "None"
+    ]
+    widths = {to_hex(line.get_color()).upper(): line.get_linewidth() for line in drawn}
+    assert widths[KNOWN["lit"].colour] > widths[KNOWN["oracle"].colour]
+    level = [line for line in drawn if list(line.get_xdata()) == [0, 1]]
+    assert len(level) == 1
+    assert len(set(level[0].get_ydata())) == 1
+
+
+def test_a_mean_that_lacks_clips_is_hollow(make):
+    rows = [make.quality_row("lit", s, c) for s in (0.2, 0.8) for c in range(2)]
+    rows = [r for r in rows if (r.clip, r.setting) != ("clip-01", 0.2)]
+    markers = [
+        m
+        for m in lines_of(figures.rate_distortion(curves(frame(rows), "davis"), "psnr", "bpp"))
+        if m.get_marker() == "o"
+    ]
+    faces = {to_hex(m.get_markerfacecolor()): list(m.get_ydata()) for m in markers}
+    assert len(faces["#ffffff"]) == 1
+    assert len(faces[KNOWN["lit"].colour.lower()]) == 1
+
+
+def test_a_lossless_point_is_a_word_not_a_height(make):
+    rows = [make.quality_row("lit", 0.4, 0), make.quality_row("lit", 0.9, 0, psnr=math.inf)]
+    axes = figures.rate_distortion(curves(frame(rows), "davis"), "psnr", "bpp").axes[0]
+    assert [t.get_text() for t in axes.texts] == ["lossless"]
+    assert all(np.isfinite(line.get_ydata()).all() for line in axes.get_lines())
+
+
+def test_motion_is_ranked_per_method_over_clips(make):
+    figure, ranks = figures.motion_scatter(frame(make.sweep(["lit", "hold"], clips=6, speed=False)))
+    assert ranks == {"lit": (pytest.approx(1.0), 6)}
+    assert "n = 6 clips" in figure.axes[0].texts[0].get_text()
+
+
+def test_token_map_shows_four_pictures_per_method(make):
+    rows = [make.quality_row(m, 0.5, 0) for m in ("lit", "hold")]
+    figure = figures.token_map([(r, make.preview(r)) for r in rows])
+    assert [a.get_title() for a in figure.axes[:4]] == ["original", "reconstruction", "absolute error", "kept tokens"]
+    assert figure.axes[4].get_ylabel() == "hold"
+    assert figure.axes[3].get_xlabel().endswith("kept (20%)")
+
+
+def test_files_are_the_same_for_the_same_rows(make, tmp_path):
+    found = curves(frame(make.sweep(["lit", "hold"], clips=2, speed=False)), "davis")
+    for name in ("one", "two"):
+        figures.save(figures.rate_distortion(found, "psnr", "bpp"), tmp_path / name, "rd", "", "curves")
+    for ending in ("pdf", "png"):
+        assert (tmp_path / "one" / f"rd.{ending}").read_bytes() == (tmp_path / "two" / f"rd.{ending}").read_bytes()
+    assert Image.open(tmp_path / "one" / "rd.png").width >= 1000

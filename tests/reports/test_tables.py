@@ -1,0 +1,126 @@
+"""Tables: matched rate, best in bold, nothing partial ever best, LaTeX that compiles."""
+
+import math
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+
+from avtbench.reports import findings, tables
+from avtbench.reports.frame import frame
+from avtbench.reports.times import speed_summary
+
+
+def bold(table):
+    return {(table.texts.loc[line, "method"], column) for line, column in table.bold}
+
+
+def level(make, **psnr):
+    return [
+        make.quality_row(m.replace("_", "-"), s, c, psnr=p + 4 * s)
+        for m, p in psnr.items()
+        for s in (0.4, 0.6)
+        for c in range(2)
+    ]
+
+
+def test_the_best_of_a_level_is_bold_and_the_oracle_never_is(make):
+    table = tables.matched(frame(level(make, lit=27, hold=25, oracle=29)), "shared", levels=(0.5,))
+    assert ("lit", "PSNR (dB) ↑") in bold(table)
+    assert {method for method, _ in bold(table)} == {"lit"}
+
+
+def test_hold_is_bold_when_it_is_best(make):
+    table = tables.matched(frame(level(make, lit=24, hold=25)), "shared", levels=(0.5,))
+    assert ("hold", "PSNR (dB) ↑") in bold(table)
+
+
+def test_a_partial_mean_has_a_star_and_is_never_best(make):
+    rows = level(make, lit=27, hold=25, infotok_style=26)
+    rows = [r for r in rows if (r.method, r.clip) != ("lit", "clip-01")]
+    table = tables.matched(frame(rows), "shared", levels=(0.5,))
+    assert ("infotok-style", "PSNR (dB) ↑") in bold(table)
+    line = table.texts.set_index("method").loc["lit"]
+    assert line["clips"] == "1 of 2"
+    assert line["PSNR (dB) ↑"] == "29.00*"
+
+
+def test_equal_in_print_shares_the_mark_and_all_equal_has_none(make):
+    shared = tables.matched(frame(level(make, lit=27, infotok_style=27, hold=25)), "shared", levels=(0.5,))
+    assert {m for m, _ in bold(shared)} == {"lit", "infotok-style"}
+    assert not tables.matched(frame(level(make, lit=27, hold=27)), "shared", levels=(0.5,)).bold
+
+
+def test_tiers_never_share_a_table(make):
+    rows = level(make, lit=27, hold=25) + [
+        make.quality_row("infotok", s, c, tier="faithful") for s in (0.4, 0.6) for c in range(2)
+    ]
+    table = frame(rows)
+    assert set(tables.matched(table, "shared").texts["method"]) == {"lit", "hold"}
+    assert set(tables.matched(table, "faithful").texts["method"]) == {"infotok"}
+
+
+def test_a_metric_without_weights_has_no_column_but_a_reason(make):
+    table = tables.matched(frame(level(make, lit=27, hold=25)), "shared", levels=(0.5,))
+    assert "LPIPS-Squeeze ↓" in table.texts
+    assert not any("VGG" in column for column in table.texts)
+    assert any("LPIPS (VGG) is absent on 8 of 8 points: no backbone weights" in note for note in table.notes)
+
+
+def test_csv_keeps_every_digit_and_the_counts(make, tmp_path):
+    rows = [*level(make, lit=27, hold=25), make.failed_row("lit", 2)]
+    csv, _, _ = tables.write(tables.matched(frame(rows), "shared", levels=(0.5,)), tmp_path)
+    line = pd.read_csv(csv).set_index("method").loc["lit"]
+    assert line["psnr"] == pytest.approx(29, abs=1e-3)
+    assert (line["psnr_n"], line["clips"], line["of"]) == (2, 2, 3)
+
+
+def test_lossless_is_a_word_in_print_and_inf_in_csv(make, tmp_path):
+    rows = [make.quality_row("lit", s, c, psnr=math.inf) for s in (0.4, 0.6) for c in range(2)]
+    csv, markdown, _ = tables.write(tables.swept(frame(rows), "shared"), tmp_path)
+    assert "lossless" in markdown.read_text()
+    assert pd.read_csv(csv)["psnr"].tolist() == [math.inf, math.inf]
+
+
+def test_markdown_escapes_what_it_would_read(make):
+    text = tables.to_markdown(tables.swept(frame([make.quality_row("a|b*c", 0.5, 0)]), "shared"))
+    assert "a\\|b\\*c" in text
+
+
+NASTY = "a_b & 50% $x$ #1 {y} ~ ^ \\ <é> --flag 文"
+
+
+def test_latex_escapes_every_special_character():
+    text = tables.latex_text(NASTY)
+    assert text.startswith("a\\_b \\& 50\\% \\$x\\$ \\#1 \\{y\\}")
+    assert "é" in text
+    assert text.endswith("-{}-flag ?")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_every_table_compiles(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "BD_RESAMPLES", 20)
+    rows = make.sweep(["full-rate", "lit", "hold"], clips=3)
+    rows += [make.quality_row(NASTY, s, c) for s in (0.2, 0.8) for c in range(3)]
+    table = frame(rows)
+    made = [tables.matched(table, "shared"), tables.swept(table, "shared"), tables.timing(speed_summary(table))]
+    made.append(findings.comparison_table(findings.pairs(table, "shared"), "shared"))
+    for one in made:
+        tables.write(one, tmp_path)
+    inputs = "".join(f"\\input{{{one.name}.tex}}" for one in made)
+    packages = "\\usepackage[utf8]{inputenc}\\usepackage{booktabs,graphicx}"
+    (tmp_path / "main.tex").write_text(
+        f"\\documentclass{{article}}{packages}\\begin{{document}}{inputs}\\end{{document}}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull \\hbox" not in done.stdout
+
+
+def test_a_method_that_never_meets_the_level_is_named(make):
+    rows = [make.quality_row("lit", s, 0) for s in (0.4, 0.6)] + [make.quality_row("hold", s, 0) for s in (0.7, 0.9)]
+    table = tables.matched(frame(rows), "shared", levels=(0.5,))
+    assert list(table.texts["method"]) == ["lit"]
+    assert table.notes[-1] == "hold keeps 0.5 of the tokens on no clip of davis"

@@ -1,0 +1,84 @@
+"""Times in a report: medians, stages that add up, and claims only beyond the noise of a method against itself."""
+
+import pytest
+
+from avtbench.reports import figures
+from avtbench.reports.curves import curves
+from avtbench.reports.findings import speed_findings, speed_warnings
+from avtbench.reports.frame import frame
+from avtbench.reports.times import nearest_setting, speed_summary, stage_means
+
+
+def timed(make, method, cost, **changes):
+    return [make.speed_row(method, 0.5, clip, cost=cost, launch=n, **changes) for clip in range(6) for n in range(3)]
+
+
+def told(rows):
+    return " ".join(f.text for f in speed_findings(frame(rows)))
+
+
+def test_times_are_medians_with_spread(make):
+    summary = speed_summary(frame(make.sweep(["lit"], clips=4)))
+    assert (summary["total_p20"] <= summary["total_ms"]).all()
+    assert (summary["total_ms"] <= summary["total_p80"]).all()
+    assert set(summary["samples"]) == {32}
+    assert figures.timing_text(summary) == "latency, cpu, float32, timed on 4 of 4 clips, 1 launch"
+
+
+def test_a_time_takes_its_rate_from_the_quality_pass(make):
+    table = frame(make.sweep(["lit"], clips=4))
+    kept = speed_summary(table).set_index("setting")["kept_fraction"]
+    assert kept[0.5] == pytest.approx(0.4725, abs=0.001)
+    assert set(nearest_setting(table[table["pass"] == "speed"])["setting"]) == {0.5}
+
+
+def test_quality_over_time_needs_a_common_setting(make):
+    table = frame(make.sweep(["lit"], clips=2, speed=False))
+    assert figures.quality_time(curves(table, "davis"), speed_summary(table)) is None
+    assert figures.rate_time(speed_summary(table)) is None
+
+
+def test_stages_add_up_and_the_rest_is_unattributed(make):
+    (found,) = stage_means(frame(make.sweep(["elastictok-style"], clips=2)))
+    assert sum(s for path, s in found.stages.items() if "/" not in path) == pytest.approx(found.total)
+    assert found.unattributed == pytest.approx(0.03, abs=1e-6)
+    assert figures.stage_breakdown([found]).axes[1].get_xlabel() == "share of end-to-end time (%)"
+
+
+def test_a_speed_up_is_claimed_beyond_the_noise_floor_only(make):
+    rows = timed(make, "full-rate", 0.1) + timed(make, "full-rate", 0.101, alias="again") + timed(make, "lit", 0.4)
+    assert "Noise floor (latency, cpu, float32): one method timed against itself differs by up to 1.0" in told(rows)
+    assert "full-rate is faster: the interval starts at" in told(rows)
+    near = timed(make, "full-rate", 0.1) + timed(make, "full-rate", 0.12, alias="again") + timed(make, "lit", 0.11)
+    assert "full-rate is not distinguishable: the noise floor" in told(near)
+
+
+def test_without_a_pair_nothing_is_called_faster(make):
+    text = told(timed(make, "full-rate", 0.1) + timed(make, "lit", 0.4))
+    assert "so nothing can be called faster" in text
+    assert "full-rate is not distinguishable: no noise floor" in text
+
+
+def test_one_launch_is_not_enough_to_be_quoted(make):
+    assert "Timed in 1 launch (latency, cpu, float32); a number to be quoted needs 3." in told(
+        make.sweep(["lit"], clips=2)
+    )
+
+
+def test_the_report_says_whether_time_shrinks_with_the_tokens(make):
+    text = told(make.sweep(["lit", "elastictok-style"], clips=5))
+    assert text.count("It adapts rate, not time.") == 1
+    assert text.count("Time shrinks with the tokens.") == 1
+
+
+def test_random_weights_are_named_beside_their_time(make):
+    rows = timed(make, "full-rate", 0.1) + timed(make, "elastictok-cv", 3.0, weights="random", tier="faithful")
+    (claim,) = [f.text for f in speed_findings(frame(rows)) if f.text.startswith("full-rate against elastictok-cv")]
+    assert ": 30" in claim
+    assert claim.endswith("Random weights.")
+
+
+def test_warnings_of_the_instrument_are_told_once_per_method_and_kind(make):
+    found = speed_warnings(frame(make.sweep(["lit"], clips=3)))
+    (launches,) = [text for text in found if "launch" in text]
+    assert launches.startswith("lit, 9 of 9 timed points: e.g. 1 launch, and 3 are due")
