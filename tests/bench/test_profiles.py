@@ -160,9 +160,7 @@ def test_nothing_is_stored_without_a_named_and_versioned_profile(profile):
 
 def test_two_profiles_never_share_a_column_or_an_axis():
     assert profiles.require_one(["vidtok/1", "vidtok/1"]) == "vidtok/1"
-    with pytest.raises(
-        profiles.ProfileError, match=r"rows hold tokenbench/1 and vidtok/1; a column or an axis holds one"
-    ):
+    with pytest.raises(profiles.ProfileError, match="metric profiles tokenbench/1 and vidtok/1; a table or an axis"):
         profiles.require_one(["vidtok/1", "tokenbench/1"])
     with pytest.raises(profiles.ProfileError, match="rows hold no metric profile"):
         profiles.require_one([])
