@@ -51,6 +51,17 @@ class Lit(Hold):
             return self.network(z.unsqueeze(0), keep.unsqueeze(0)).squeeze(0)
 
 
+class LitPlain(Lit):
+    """LIT as the abstract describes it: a mask embedding at dropped positions and nothing else.
+
+    The network does not see the last kept value and predicts the latent itself instead of a correction.
+    """
+
+    name: ClassVar[str] = "lit-plain"
+    summary: ClassVar[str] = "the abstract's plain version: mask embedding alone, no held value, no residual output"
+    shipped: ClassVar[str] = "lit-plain-{tokenizer}.safetensors"
+
+
 def load_lit(path: Path, tokenizer: FrozenTokenizer, task: str = "lit") -> tuple[LatentInpaintingTransformer, str]:
     """The trained network of a checkpoint on the tokeniser's device, and the checkpoint's digest."""
     mend = f"train one with: avtbench train {task} --tokenizer {tokenizer.name}"
