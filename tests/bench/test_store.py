@@ -12,9 +12,12 @@ def row(key: str, setting: float = 0.5, status: Status = Status.DONE) -> Row:
     done = status is Status.DONE
     rate = Rate(kept=1, total=4, payload_bits=256, mask_bits=4, mask_bits_coded=4)
     quality = Quality(
-        profile="tokenbench/1", frame_pixels=300, frame_sse=[300, 300], frame_sse_float=[299.5, 300.5],
+        profile="tokenbench/1",
+        frame_pixels=300,
+        frame_sse=[300, 300],
+        frame_sse_float=[299.5, 300.5],
         frame_ssim=[1, 0.5],
-    )  # fmt: skip
+    )
     return Row(
         key=key, status=status, reason="" if done else "no luck", pass_="quality", method="toy", tier="shared",
         family="threshold", weights="none", setting=setting, dataset="tiny", clip="a", frames=2, height=10, width=10,
