@@ -2,7 +2,8 @@
 
 Stated by the paper (arXiv 2606.06158): lightweight, factorised attention, one pass. Chosen here: pre-norm blocks of
 spatial attention within a latent frame, temporal attention at a position, and an MLP; the last kept value as an extra
-input and a residual output (``residual=True``), or a learned mask embedding alone (``residual=False``).
+input, embedded with its neighbours, and a residual output (``residual=True``), or a learned mask embedding alone
+(``residual=False``).
 """
 
 from __future__ import annotations
@@ -109,7 +110,11 @@ class LatentInpaintingTransformer(nn.Module):
     def __init__(self, config: LITConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Linear(config.channels, config.width)
+        if config.residual:
+            # held value, its change since the frame before, kept or not; neighbours at once, attention for the rest
+            self.embed: nn.Module = nn.Conv2d(2 * config.channels + 1, config.width, 3, padding=1)
+        else:
+            self.embed = nn.Linear(config.channels, config.width)
         self.kept = nn.Parameter(torch.zeros(config.width))
         self.mask = nn.Parameter(torch.randn(config.width) * 0.02)
         self.ages = nn.Embedding(AGES, config.width)
@@ -126,7 +131,10 @@ class LatentInpaintingTransformer(nn.Module):
             held = torch.stack([hold(a, k) for a, k in zip(z, keep, strict=True)])
         seen = keep.unsqueeze(-1)
         if self.config.residual:
-            x = self.embed(held.permute(0, 2, 3, 4, 1)) + torch.where(seen, self.kept, self.mask)
+            change = torch.cat([torch.zeros_like(held[:, :, :1]), held[:, :, 1:] - held[:, :, :-1]], dim=2)
+            known = torch.cat([held, change, keep.unsqueeze(1).to(held.dtype)], dim=1)
+            local = self.embed(known.transpose(1, 2).flatten(0, 1)).unflatten(0, known.shape[:1] + known.shape[2:3])
+            x = local.permute(0, 1, 3, 4, 2) + torch.where(seen, self.kept, self.mask)
             ages = torch.stack([age(k) for k in keep]).clamp_max(AGES - 1)
             x = x + self.ages(ages)
         else:
