@@ -23,6 +23,7 @@ from avtbench.methods.stages import evaluated, stage
 
 MaskKind = Literal["positions", "prefix"]
 Tier = Literal["shared", "faithful"]
+Weights = Literal["trained", "random", "none"]
 Family = Literal["bound", "threshold", "search", "router"]
 
 
@@ -115,7 +116,7 @@ class Method(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     """Importable modules needed beyond the core installation."""
 
-    weights: Literal["trained", "random", "none"] = "trained"
+    weights: Weights = "trained"
     """Where the networks' parameters come from; random ones are barred from quality tables."""
 
     stage = staticmethod(stage)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avtbench.methods.contract import ContractError, Method, Tokens
+from avtbench.methods.contract import ContractError, Method, Tokens, Weights
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
 
@@ -27,6 +27,19 @@ class Latents:
         return frames, height, width
 
 
+def latent_statistics(tokenizer: FrozenTokenizer) -> tuple[Tensor, Tensor]:
+    """Per-channel mean and standard deviation ``[C]`` of a tokeniser's latents; 0 and 1 under random weights."""
+    if tokenizer.mean is not None and tokenizer.std is not None:
+        return tokenizer.mean, tokenizer.std
+    zeros = torch.zeros(tokenizer.channels, device=tokenizer.device)
+    if tokenizer.weights == "random":
+        return zeros, zeros + 1
+    raise ContractError(
+        f"tokeniser {tokenizer.name} has no latent statistics, expected a mean and a std per channel, the unit of "
+        "thresholds; use a tokeniser that states them, such as embedded or wan21"
+    )
+
+
 class LatentMethod(Method):
     """A rule on the latents of a frozen tokeniser: :meth:`choose` the mask, :meth:`fill` what was dropped.
 
@@ -34,15 +47,10 @@ class LatentMethod(Method):
     """
 
     def __init__(self, tokenizer: FrozenTokenizer) -> None:
-        if tokenizer.mean is None or tokenizer.std is None:
-            raise ContractError(
-                f"tokeniser {tokenizer.name} has no latent statistics, expected per-channel mean and std; "
-                f"measure them with: avtbench calibrate-latents {tokenizer.name}"
-            )
+        mean, std = latent_statistics(tokenizer)
         self.tokenizer = tokenizer
-        self.weights = tokenizer.weights
-        self.center = tokenizer.mean.view(-1, 1, 1, 1)
-        self.scale = tokenizer.std.view(-1, 1, 1, 1)
+        self.weights: Weights = tokenizer.weights
+        self.center, self.scale = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
     @property
     def parameters(self) -> Mapping[str, Any]:

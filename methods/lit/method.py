@@ -12,6 +12,7 @@ from torch import Tensor
 from avtbench.methods.baselines import Hold
 from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
+from avtbench.methods.placement import seeded
 from avtbench.methods.threshold import Reference
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import digest_of, read_safetensors
@@ -23,7 +24,9 @@ class Lit(Hold):
     """One encoder pass, a threshold, one pass of the Latent Inpainting Transformer, one decoder pass.
 
     reference:   what a position is compared with, ``last_kept`` or ``previous``.
-    lit_weights: a file written by ``avtbench train lit``; None takes the shipped one of the tokeniser.
+    lit_weights: a file written by ``avtbench train lit``; None takes the shipped one of the tokeniser; ``random`` is
+                 for timing alone.
+    size:        depth x width of a random network (trained ones know theirs): ``12x512`` is about 50 M parameters.
     """
 
     name: ClassVar[str] = "lit"
@@ -33,11 +36,19 @@ class Lit(Hold):
     """File name of the shipped checkpoint, by tokeniser."""
 
     def __init__(
-        self, tokenizer: FrozenTokenizer, reference: Reference = "last_kept", lit_weights: str | None = None
+        self,
+        tokenizer: FrozenTokenizer,
+        reference: Reference = "last_kept",
+        lit_weights: str | None = None,
+        size: str = "12x512",
     ) -> None:
         super().__init__(tokenizer, reference)
-        path = Path(lit_weights) if lit_weights else WEIGHTS / self.shipped.format(tokenizer=tokenizer.name)
-        self.network, self.network_digest = load_lit(path, tokenizer)
+        if lit_weights == "random":
+            self.network, self.network_digest = random_lit(size, tokenizer), f"random {size}"
+            self.weights = "random"
+        else:
+            path = Path(lit_weights) if lit_weights else WEIGHTS / self.shipped.format(tokenizer=tokenizer.name)
+            self.network, self.network_digest = load_lit(path, tokenizer)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -48,7 +59,8 @@ class Lit(Hold):
             return z
         with self.stage("lit"):
             self.count("lit")
-            return self.network(z.unsqueeze(0), keep.unsqueeze(0)).squeeze(0)
+            whole = self.network(z.unsqueeze(0).to(self.network.out.weight.dtype), keep.unsqueeze(0))
+            return whole.squeeze(0).float()
 
 
 class LitPlain(Lit):
@@ -60,6 +72,17 @@ class LitPlain(Lit):
     name: ClassVar[str] = "lit-plain"
     summary: ClassVar[str] = "the abstract's plain version: mask embedding alone, no held value, no residual output"
     shipped: ClassVar[str] = "lit-plain-{tokenizer}.safetensors"
+
+
+def random_lit(size: str, tokenizer: FrozenTokenizer) -> LatentInpaintingTransformer:
+    """An untrained network of ``depth x width`` with heads of 64 and an MLP of four times the width."""
+    depth, _, width = size.partition("x")
+    if not (depth.isdigit() and width.isdigit() and int(depth) and int(width) and int(width) % 64 == 0):
+        raise ContractError(f"size is {size!r}, expected depth x width with the width a multiple of 64, such as 12x512")
+    config = LITConfig(tokenizer.channels, int(width), int(depth), heads=int(width) // 64, ratio=4)
+    with seeded(0):
+        network = LatentInpaintingTransformer(config)
+    return network.to(tokenizer.device, tokenizer.dtype).eval().requires_grad_(False)
 
 
 def load_lit(path: Path, tokenizer: FrozenTokenizer, task: str = "lit") -> tuple[LatentInpaintingTransformer, str]:
