@@ -52,6 +52,24 @@ RunArgument = Annotated[
 ]
 
 
+def _escaped(text: str) -> str:
+    """Text with brackets that rich does not take for markup."""
+    return text.replace("[", "\\[")
+
+
+MORE = "Measuring and comparing"
+
+
+def _verb(example: str, panel: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command with an example, which stands in the list of commands as well."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        short = f"{(function.__doc__ or '').splitlines()[0]}\n[dim]{_escaped(example)}[/dim]"
+        return app.command(epilog=f"Example: {example}", short_help=short, rich_help_panel=panel)(function)
+
+    return register
+
+
 class _PointsFailed(Exception):
     """Points of a run failed; the message is the one-line summary."""
 
@@ -101,13 +119,13 @@ def _say(text: str, code: int) -> int:
 # ---------------------------------------------------------------------------------------------------------------- ls
 
 
-@app.command(epilog="Example: avtbench ls lit")
+@_verb("avtbench ls lit")
 def ls(
     name: Annotated[
         str, typer.Argument(help="Show one method, tokeniser or data set in full.", show_default=False)
     ] = "",
 ) -> None:
-    """List methods, tokenisers, data sets and presets; what cannot run is listed with its reason."""
+    """List methods, tokenisers, data sets and presets, broken ones with the reason."""
     from avtbench.bench import plugins
 
     if name:
@@ -174,16 +192,10 @@ def _describe(name: str) -> None:
         Console().print(table)
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
 # --------------------------------------------------------------------------------------------------------------- run
 
 
-@app.command(epilog="Example: avtbench run davis --set dataset.davis.root=DAVIS --method lit --method hold")
+@_verb("avtbench run davis --set dataset.root=DAVIS --method lit")
 def run(
     spec: Annotated[str, typer.Argument(help="Preset (see avtbench ls) or a YAML file.")] = "demo",
     method: MethodOption = [],  # noqa: B006
@@ -200,7 +212,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is stored already.")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
 ) -> None:
-    """Run a sweep, resume a killed one, and write its report. Without arguments: the demo."""
+    """Run a sweep, resume a killed one, write its report; the demo by default."""
     from avtbench.bench import spec as specs
 
     wanted = specs.override(specs.load(spec), method, dataset, set_)
@@ -226,15 +238,16 @@ def _start(
         estimate = _estimate(todo, opened, fresh)
         _print_plan(todo, estimate, path)
         outcome = _run_with_progress(todo, opened, estimate, workers, fresh)
-        print(f"run {outcome.run}: {outcome.summary()} in {_duration(outcome.seconds)}, stored in {path}")
+        print(f"run {outcome.run}: {outcome.summary()}; {_duration(outcome.seconds)}; stored in {path}")
+        for reason, points in sorted(outcome.failed.items(), key=lambda item: -item[1])[:5]:
+            print(f"  {points} failed: {reason}")
         if show:
             show(opened.rows(outcome.run))
         if report:
             print(f"report: {_write_report(opened, outcome.run, out)}")
     if outcome.failed:
-        raise _PointsFailed(
-            f"{sum(outcome.failed.values())} of {outcome.planned} points failed; the same command tries them again"
-        )
+        failed = sum(outcome.failed.values())
+        raise _PointsFailed(f"{failed} of {outcome.planned} points failed; the same command tries them again")
 
 
 def _estimate(todo: Plan, store: Store, fresh: bool) -> Estimate:
@@ -301,9 +314,6 @@ def _run_with_progress(todo: Plan, store: Store, estimate: Estimate, workers: in
             if isinstance(event, runner.Finished):
                 row = event.row
                 progress.update(task, description=f"{row.method} {row.setting:g} {row.clip}")
-                if row.status.value not in ("done", "skipped"):
-                    where = f"{row.status.value}: {row.method} {row.setting:g} on {row.clip}"
-                    progress.console.print(f"[red]{_escaped(where)}: {_escaped(row.reason)}[/]")
             seconds, unknown = estimate.remaining()
             more = " and more" if unknown else " left"
             progress.update(task, advance=1, left=f"{_duration(seconds)}{more}" if seconds else "")
@@ -329,13 +339,13 @@ def _write_report(store: Store, run_id: str, out: Path) -> Path:
     return write(rows, store.previews(run_id), store.environments(rows), out / run_id, title)
 
 
-@app.command(epilog="Example: avtbench report demo --out figures")
+@_verb("avtbench report demo --out figures")
 def report(
     run: RunArgument = "",
     out: Annotated[Path, typer.Option(help="Folder for reports.")] = RUNS,
     store: StoreOption = STORE,
 ) -> None:
-    """Write figures, tables and the HTML page of a run, from stored rows alone."""
+    """Write figures, tables and the HTML page of a stored run."""
     from avtbench.bench.store import Store
 
     with Store(store, create=False) as opened:
@@ -345,14 +355,14 @@ def report(
 _ROWS = [Path("rows.csv")]
 
 
-@app.command(epilog="Example: avtbench export demo --to demo.csv --to demo.parquet")
+@_verb("avtbench export demo --to demo.csv --to demo.parquet")
 def export(
     run: RunArgument = "",
     to: Annotated[list[Path], typer.Option("--to", help="File ending in .csv or .parquet; repeat for both.")] = _ROWS,
     store: StoreOption = STORE,
     runs: Annotated[bool, typer.Option("--runs", help="Only list the runs of the store.")] = False,
 ) -> None:
-    """Write the rows of a run as CSV or parquet: one line per point, every measure and every raw sample."""
+    """Write the rows of a run as CSV or parquet, raw samples included."""
     from avtbench.bench.errors import UserError
     from avtbench.bench.store import Store, frame
 
@@ -377,13 +387,13 @@ def export(
 # --------------------------------------------------------------------------------------------------- check and doctor
 
 
-@app.command(epilog="Example: avtbench check path/to/my_method.py")
+@_verb("avtbench check path/to/my_method.py")
 def check(
     method: Annotated[list[str], typer.Argument(help="Name or path/to/file.py; several may be given.")],
     tokenizer: Annotated[str, typer.Option(help="Tokeniser under the method.", show_default="embedded")] = "",
     set_: KnobOption = [],  # noqa: B006
 ) -> None:
-    """Prove that a method keeps the contract: shapes, determinism, decoding from tokens alone, any clip size."""
+    """Prove that a method keeps the contract."""
     from rich.console import Console
 
     from avtbench.bench import contract_suite
@@ -412,9 +422,9 @@ def _factory(name: str, tokenizer: str, sets: Iterable[str]) -> Any:
     return contract_suite.Factory(name, under or None, knobs)
 
 
-@app.command(epilog="Example: avtbench doctor")
+@_verb("avtbench doctor")
 def doctor() -> None:
-    """Tell what is installed, and which methods can run here and why not."""
+    """Tell what is installed, what can run here, and why not."""
     from avtbench.bench import doctor as examination
 
     examination.print_report()
@@ -423,7 +433,7 @@ def doctor() -> None:
 # ------------------------------------------------------------------------------------------------- speed and comparing
 
 
-@app.command(epilog="Example: avtbench speed demo --method lit --method hold --budget 120")
+@_verb("avtbench speed demo --method lit --method hold --budget 120", MORE)
 def speed(
     spec: Annotated[str, typer.Argument(help="Preset (see avtbench ls) or a YAML file.")] = "demo",
     method: MethodOption = [],  # noqa: B006
@@ -462,7 +472,7 @@ def _print_speed(rows: list[Row]) -> None:
         Console().print(stage_chart(settings[setting], f"{name} at {setting:g}"))
 
 
-@app.command(epilog="Example: avtbench compare lit hold --at kept=0.5")
+@_verb("avtbench compare lit hold --at kept=0.5", MORE)
 def compare(
     a: Annotated[str, typer.Argument(help="A method of the run.")],
     b: Annotated[str, typer.Argument(help="Another one.")],
@@ -484,7 +494,7 @@ def compare(
         print(sentence)
 
 
-@app.command(epilog="Example: avtbench calibrate lit --target psnr=30")
+@_verb("avtbench calibrate lit --target psnr=30", MORE)
 def calibrate(
     method: Annotated[str, typer.Argument(help="A method of the run.")],
     target: Annotated[str, typer.Option(help="kept=0.5, bpp=0.3, psnr=30 or the like.")] = "kept=0.5",
@@ -503,7 +513,7 @@ def calibrate(
 # ------------------------------------------------------------------------------------------- parts that live elsewhere
 
 
-@app.command(epilog="Example: avtbench conventions clip.mp4 reconstruction.mp4")
+@_verb("avtbench conventions clip.mp4 reconstruction.mp4", MORE)
 def conventions(
     clip: Annotated[Path, typer.Argument(help="Video file of the original.")],
     recon: Annotated[Path, typer.Argument(help="Video file of the reconstruction.")],
@@ -558,5 +568,5 @@ def claims(
 from avtbench.bench.fetch_command import fetch as _fetch  # noqa: E402
 from avtbench.bench.train_command import app as _training  # noqa: E402
 
-app.command(epilog="Example: avtbench fetch davis --to DAVIS")(_fetch)
+_verb("avtbench fetch davis --to DAVIS", MORE)(_fetch)
 app.add_typer(_training, name="train")

@@ -422,7 +422,7 @@ class Workbench:
                         video = _is_video(method.decode(tokens), clip, method)
                     row["evaluations"] = {k: encodes.get(k, 0) + nfe.get(k, 0) for k in {**encodes, **nfe}}
                     row["rate"] = rate.count(tokens)
-                    row["quality"] = quality.measure(original, video, lpips=self.spec.lpips)
+                    row["quality"] = quality.measure(original.to(video.device), video, lpips=self.spec.lpips)
                     if job.preview:
                         preview = picture(point.key, clip, video, tokens)
                 status, reason = failed or (Status.DONE, "")
@@ -546,8 +546,7 @@ class Outcome:
         if self.known:
             parts.append(f"{self.known} stored before")
         if failures:
-            reason, times = max(self.failed.items(), key=lambda item: item[1])
-            parts.append(f"{failures} failed, {times} of them: {reason}")
+            parts.append(f"{failures} failed")
         return ", ".join(parts)
 
 

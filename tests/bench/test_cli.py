@@ -76,7 +76,8 @@ def test_points_that_fail_end_in_exit_code_1_and_one_line(avtbench, spec):
     code, out, err = avtbench("run", spec, "--no-report", "--set", "dataset.tiny.unreadable=clip-1")
 
     assert code == 1
-    assert "4 of 6 points, 2 failed, 2 of them: clip-1: found no video stream" in out
+    assert "4 of 6 points, 2 failed" in out
+    assert "2 failed: clip-1: found no video stream, expected an mp4; download it again" in out
     assert err == "avtbench: 2 of 6 points failed; the same command tries them again\n"
 
 

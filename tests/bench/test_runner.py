@@ -82,7 +82,7 @@ def test_a_clip_that_cannot_be_read_is_a_failed_row_and_is_tried_again(store, ti
     assert {(r.clip, r.setting) for r in failed} == {("clip-1", 0.0), ("clip-1", 20.0)}
     assert failed[0].reason == "clip-1: found no video stream, expected an mp4; download it again"
     assert len(rows) == 6
-    assert outcome.summary().startswith("4 of 6 points, 2 failed")
+    assert outcome.summary() == "4 of 6 points, 2 failed"
     assert runner.run(runner.plan(tiny_run("dataset.unreadable=clip-1")), store).finished == 2
 
 
