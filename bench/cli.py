@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its OpenMP 
 import typer
 
 if TYPE_CHECKING:
+    from avtbench.bench.rows import Row
     from avtbench.bench.runner import Estimate, Event, Outcome, Plan
+    from avtbench.bench.spec import RunSpec
     from avtbench.bench.store import Store
 
 RUNS = Path("runs")
@@ -38,7 +40,13 @@ SetOption = Annotated[
     list[str],
     typer.Option("--set", "-s", help="key=value, e.g. view.size=64.", show_default=False),
 ]
+KnobOption = Annotated[
+    list[str], typer.Option("--set", "-s", help="KNOB=value, or tokenizer.KNOB=value.", show_default=False)
+]
 StoreOption = Annotated[Path, typer.Option("--store", help="SQLite file with every result.")]
+OwnStoreOption = Annotated[
+    Path | None, typer.Option("--store", help="SQLite file with every result.", show_default="OUT/avtbench.sqlite")
+]
 RunArgument = Annotated[
     str, typer.Argument(help="Id or name of a run; the latest where none is given.", show_default=False)
 ]
@@ -88,12 +96,6 @@ def _usage(error: Exception) -> str | None:
 def _say(text: str, code: int) -> int:
     print(f"avtbench: {text}", file=sys.stderr)
     return code
-
-
-def _there(module: str) -> bool:
-    """Whether a part of the project exists, without importing it."""
-    stem = Path(__file__).resolve().parents[1].joinpath(*module.split("."))
-    return stem.with_suffix(".py").is_file() or (stem / "__init__.py").is_file()
 
 
 # ---------------------------------------------------------------------------------------------------------------- ls
@@ -199,12 +201,19 @@ def run(
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
 ) -> None:
     """Run a sweep, resume a killed one, and write its report. Without arguments: the demo."""
-    from avtbench.bench import runner
     from avtbench.bench import spec as specs
-    from avtbench.bench.store import Store
 
     wanted = specs.override(specs.load(spec), method, dataset, set_)
-    path = store or out / STORE.name
+    _start(wanted, out, store or out / STORE.name, workers=workers, dry_run=dry_run, fresh=fresh, report=report)
+
+
+def _start(
+    wanted: RunSpec, out: Path, path: Path, *, workers: int = 0, dry_run: bool = False, fresh: bool = False,
+    report: bool = True, show: Callable[[list[Row]], None] | None = None,
+) -> None:  # fmt: skip
+    from avtbench.bench import runner
+    from avtbench.bench.store import Store
+
     todo = runner.plan(wanted)
     if dry_run:
         if path.is_file():
@@ -218,6 +227,8 @@ def run(
         _print_plan(todo, estimate, path)
         outcome = _run_with_progress(todo, opened, estimate, workers, fresh)
         print(f"run {outcome.run}: {outcome.summary()} in {_duration(outcome.seconds)}, stored in {path}")
+        if show:
+            show(opened.rows(outcome.run))
         if report:
             print(f"report: {_write_report(opened, outcome.run, out)}")
     if outcome.failed:
@@ -227,11 +238,11 @@ def run(
 
 
 def _estimate(todo: Plan, store: Store, fresh: bool) -> Estimate:
-    from avtbench.bench.runner import Estimate
+    from avtbench.bench.runner import Estimate, stored
 
     estimate = Estimate(todo, store.seconds())
     if not fresh:
-        estimate.drop(store.filled(todo.spec.id) & set(todo.slots))
+        estimate.drop(stored(todo, store))
     return estimate
 
 
@@ -370,7 +381,7 @@ def export(
 def check(
     method: Annotated[list[str], typer.Argument(help="Name or path/to/file.py; several may be given.")],
     tokenizer: Annotated[str, typer.Option(help="Tokeniser under the method.", show_default="embedded")] = "",
-    set_: Annotated[list[str], typer.Option("--set", "-s", help="KNOB=value of the method.", show_default=False)] = [],  # noqa: B006
+    set_: KnobOption = [],  # noqa: B006
 ) -> None:
     """Prove that a method keeps the contract: shapes, determinism, decoding from tokens alone, any clip size."""
     from rich.console import Console
@@ -390,13 +401,15 @@ def _factory(name: str, tokenizer: str, sets: Iterable[str]) -> Any:
     from avtbench.bench import contract_suite
     from avtbench.bench.spec import SpecError
 
-    knobs = {}
+    knobs: dict[str, Any] = {}
+    under: dict[str, Any] = {"name": tokenizer} if tokenizer else {}
     for text in sets:
         key, sign, value = text.partition("=")
         if not sign:
-            raise SpecError(f"--set {text}: expected KNOB=value")
-        knobs[key] = yaml.safe_load(value)
-    return contract_suite.Factory(name, tokenizer or None, knobs)
+            raise SpecError(f"--set {text}: expected KNOB=value or tokenizer.KNOB=value")
+        owner, knob = (under, key.removeprefix("tokenizer.")) if key.startswith("tokenizer.") else (knobs, key)
+        owner[knob] = yaml.safe_load(value)
+    return contract_suite.Factory(name, under or None, knobs)
 
 
 @app.command(epilog="Example: avtbench doctor")
@@ -407,9 +420,111 @@ def doctor() -> None:
     examination.print_report()
 
 
+# ------------------------------------------------------------------------------------------------- speed and comparing
+
+
+@app.command(epilog="Example: avtbench speed demo --method lit --method hold --budget 120")
+def speed(
+    spec: Annotated[str, typer.Argument(help="Preset (see avtbench ls) or a YAML file.")] = "demo",
+    method: MethodOption = [],  # noqa: B006
+    dataset: DatasetOption = [],  # noqa: B006
+    set_: SetOption = [],  # noqa: B006
+    scenario: Annotated[str, typer.Option(help="latency, throughput, stream or cold.")] = "latency",
+    budget: Annotated[float, typer.Option(help="Seconds for all of it.")] = 300.0,
+    launches: Annotated[int, typer.Option(help="Fresh processes per configuration; quote no less than 3.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for reports.")] = RUNS,
+    store: Annotated[
+        Path | None, typer.Option(help="File with every result.", show_default="OUT/avtbench.sqlite")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and estimated time, then stop.")] = False,
+) -> None:
+    """Time methods against each other, in spawned processes, interleaved."""
+    from avtbench.bench import spec as specs
+
+    given = {"passes": "[speed]", "speed.scenario": scenario, "speed.budget": budget, "speed.launches": launches}
+    sets = [*(f"{key}={value}" for key, value in given.items()), *set_]
+    wanted = specs.override(specs.load(spec), method, dataset, sets)
+    _start(wanted, out, store or out / STORE.name, dry_run=dry_run, report=False, show=_print_speed)
+
+
+def _print_speed(rows: list[Row]) -> None:
+    """A stage chart of every method at its middle setting."""
+    from rich.console import Console
+
+    from avtbench.bench.stage_chart import stage_chart
+
+    timed: dict[str, dict[float, list[Any]]] = {}
+    for row in rows:
+        if row.timing is not None and row.timing.encode_side and row.setting is not None and not row.alias:
+            timed.setdefault(row.method, {}).setdefault(row.setting, []).append(row.timing)
+    for name, settings in timed.items():
+        setting = sorted(settings)[len(settings) // 2]
+        Console().print(stage_chart(settings[setting], f"{name} at {setting:g}"))
+
+
+@app.command(epilog="Example: avtbench compare lit hold --at kept=0.5")
+def compare(
+    a: Annotated[str, typer.Argument(help="A method of the run.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    at: Annotated[str, typer.Option(help="Matched rate or quality: kept=0.5, bpp=0.3, psnr=30.")] = "kept=0.5",
+    run: Annotated[str, typer.Option(help="Id or name of a run; else the latest.", show_default=False)] = "",
+    calibration: Annotated[
+        str, typer.Option(help="Run on other clips, on which the settings are found.", show_default=False)
+    ] = "",
+    store: StoreOption = STORE,
+) -> None:
+    """Compare two methods of a run at one rate or one quality, clip by clip."""
+    from avtbench.bench.store import Store
+    from avtbench.reports.compare import compare as compared
+
+    with Store(store, create=False) as opened:
+        rows = opened.rows(opened.find_run(run).id)
+        held = opened.rows(opened.find_run(calibration).id) if calibration else None
+    for sentence in compared(rows, a, b, at, calibration=held).sentences():
+        print(sentence)
+
+
+@app.command(epilog="Example: avtbench calibrate lit --target psnr=30")
+def calibrate(
+    method: Annotated[str, typer.Argument(help="A method of the run.")],
+    target: Annotated[str, typer.Option(help="kept=0.5, bpp=0.3, psnr=30 or the like.")] = "kept=0.5",
+    run: Annotated[str, typer.Option(help="Id or name of a run; else the latest.", show_default=False)] = "",
+    store: StoreOption = STORE,
+) -> None:
+    """Find the setting at which a method meets a rate or a quality, from stored rows."""
+    from avtbench.bench.store import Store
+    from avtbench.reports.compare import calibrate as calibrated
+
+    with Store(store, create=False) as opened:
+        rows = opened.rows(opened.find_run(run).id)
+    print(f"{calibrated(rows, method, target):.6g}")
+
+
 # ------------------------------------------------------------------------------------------- parts that live elsewhere
 
 
+@app.command(epilog="Example: avtbench conventions clip.mp4 reconstruction.mp4")
+def conventions(
+    clip: Annotated[Path, typer.Argument(help="Video file of the original.")],
+    recon: Annotated[Path, typer.Argument(help="Video file of the reconstruction.")],
+) -> None:
+    """Show what each metric profile says about the same pixels."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from avtbench.bench import conventions as profiles
+
+    found = profiles.table(clip, recon)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in found.columns:
+        table.add_column(str(column))
+    for line in found.itertuples(index=False):
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else _escaped(str(v)) for v in line))
+    Console().print(table)
+
+
+from avtbench.bench.fetch_command import fetch as _fetch  # noqa: E402
 from avtbench.bench.train_command import app as _training  # noqa: E402
 
+app.command(epilog="Example: avtbench fetch davis --to DAVIS")(_fetch)
 app.add_typer(_training, name="train")

@@ -110,7 +110,7 @@ def entry(name: str) -> Entry:
 def fetch(
     name: str | Entry,
     to: str | Path | None = None,
-    accept_licence: bool = False,
+    accept_licence: bool | Callable[[], bool] = False,
     base_url: str | None = None,
     say: Say = print,
     progress: Progress | None = None,
@@ -119,7 +119,7 @@ def fetch(
     """Fetch an entry of the catalogue and return the folder that holds it.
 
     to:             the folder; default :meth:`Entry.place`.
-    accept_licence: the licence is shown first; without this nothing more happens.
+    accept_licence: the licence is shown first; without this, or a question that is answered yes, nothing more happens.
     base_url:       a mirror: stands in for scheme and host of every address (also ``HF_ENDPOINT`` for repositories).
     say, progress:  where lines and byte counts go. pause: seconds before the first retry, doubled each time.
     Raises :class:`FetchError` in one line.
@@ -129,7 +129,7 @@ def fetch(
     say(f"{wanted.name}: {wanted.summary}")
     say(f"  licence: {wanted.licence}")
     say(f"  read it: {wanted.licence_url}")
-    if not accept_licence:
+    if not (accept_licence() if callable(accept_licence) else accept_licence):
         raise FetchError(
             f"the licence of {wanted.name} has not been accepted; read {wanted.licence_url}, then repeat the command "
             "with --accept-licence"

@@ -137,6 +137,7 @@ def method_identity(
 ) -> dict[str, Any]:
     """What a method brings to the key of each of its points: source, declared parameters, knobs and their files."""
     return {
+        "class": [p.class_name for p in plugins],
         "source": [source_digest(p.path) for p in plugins],
         "parameters": parameters,
         "knobs": with_files(knobs),

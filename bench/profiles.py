@@ -71,8 +71,8 @@ def require_one(names: Iterable[str]) -> str:
     """
     found = sorted(set(names))
     if len(found) != 1:
-        listed = " and ".join(found) if found else "no metric profile"
-        raise ProfileError(f"rows hold {listed}; a column or an axis holds one: keep one profile's rows")
+        listed = f"the metric profiles {' and '.join(found)}" if found else "no metric profile"
+        raise ProfileError(f"rows hold {listed}; a table or an axis holds one: keep the rows of one")
     if not get(found[0]).plotted:
         raise ProfileError(f"{found[0]} is historical and never plotted; measure under {CANONICAL}")
     return found[0]

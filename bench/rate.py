@@ -1,4 +1,4 @@
-"""Rate, counted from the tokens themselves (the measurement rules are in the README's section on rate)."""
+"""Rate: what a receiver has to be sent, counted from the tokens themselves and never from what was asked for."""
 
 from __future__ import annotations
 

@@ -94,6 +94,7 @@ class Plan:
     spec: RunSpec
     entries: tuple[Entry, ...]
     jobs: tuple[Job, ...]
+    bench: Workbench = field(compare=False, repr=False)
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Methods that ``shared`` names but that cannot be set up here, with the reason."""
 
@@ -115,7 +116,7 @@ def plan(spec: RunSpec) -> Plan:
     chosen = spec.methods
     for wanted in [MethodSpec(name=p.name) for p in shared()] if isinstance(chosen, str) else chosen:
         try:
-            entries.append(_entry(bench, wanted))
+            entries.append(_entry(bench, wanted, len(entries)))
         except Exception as error:
             if not isinstance(chosen, str):
                 raise
@@ -128,7 +129,7 @@ def plan(spec: RunSpec) -> Plan:
     entries = [_aliased(entry, entries) for entry in entries]
     if "speed" in spec.passes and spec.speed.twin:
         entries.append(_twin(entries[0]))
-    bench.entries = tuple(entries)
+    bench = replace(bench, entries=tuple(entries))
     refs = [_clips(bench.dataset(d), wanted) for d, wanted in enumerate(spec.datasets)]
     jobs = [
         Job(pass_, d, ref, e, _slots(spec, pass_, launch, entry, d, ref), place < spec.previews, launch)
@@ -139,7 +140,7 @@ def plan(spec: RunSpec) -> Plan:
         for e, entry in enumerate(entries)
         if pass_ == "speed" or not entry.twin
     ]
-    return Plan(spec, tuple(entries), tuple(jobs), left_out)
+    return Plan(spec, tuple(entries), tuple(jobs), bench, left_out)
 
 
 def _slots(spec: RunSpec, pass_: Pass, launch: int, entry: Entry, d: int, ref: ClipRef) -> tuple[str, ...]:
@@ -154,9 +155,9 @@ def _twin(entry: Entry) -> Entry:
     return replace(entry, settings=(middle,), alias=f"{entry.label} (again)", twin=True)
 
 
-def _entry(bench: Workbench, wanted: MethodSpec) -> Entry:
+def _entry(bench: Workbench, wanted: MethodSpec, place: int) -> Entry:
     plugin = plugins.get("method", wanted.name)
-    method = bench.create(wanted)
+    method = bench.built.methods[place] = bench.create(wanted)
     settings = wanted.settings if wanted.settings is not None else list(method.default_settings)
     if not settings:
         raise PluginError(
@@ -201,7 +202,22 @@ class Sight:
         return cls(clip, clip.digest, motion=motion(video))
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Built:
+    """What a process has built so far; it stays behind when a workbench is sent to another one."""
+
+    methods: dict[int, Method] = field(default_factory=dict)
+    tokenizers: dict[str, Any] = field(default_factory=dict)
+    datasets: dict[int, VideoDataset] = field(default_factory=dict)
+    sight: dict[tuple[int, str], Sight] = field(default_factory=dict)
+    """The clip at hand, by data set and name."""
+    told: set[str] = field(default_factory=set)
+
+    def __reduce__(self) -> Any:
+        return _Built, ()
+
+
+@dataclass(frozen=True)
 class Workbench:
     """What one process needs to run jobs: methods and data sets, built on first use, and the clip at hand."""
 
@@ -211,20 +227,7 @@ class Workbench:
     """Keys that are stored already."""
     previewed: frozenset[str] = frozenset()
     """Keys whose pictures are stored already."""
-
-    def __post_init__(self) -> None:
-        self._methods: dict[int, Method] = {}
-        self._tokenizers: dict[str, Any] = {}
-        self._datasets: dict[int, VideoDataset] = {}
-        self._sight: tuple[tuple[int, str], Sight] | None = None
-        self._told: set[str] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"spec": self.spec, "entries": self.entries, "finished": self.finished, "previewed": self.previewed}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.__post_init__()
+    built: _Built = field(default_factory=_Built, compare=False, repr=False)
 
     # building
 
@@ -251,30 +254,32 @@ class Workbench:
         if plugins.accepts(cls, "tokenizer"):
             told = wanted.tokenizer or self.spec.tokenizer
             name = identity.canonical(told.model_dump())
-            if name not in self._tokenizers:
-                self._tokenizers[name] = plugins.create("tokenizer", told.name, defaults=self.defaults, **told.knobs)
-            tokenizer = self._tokenizers[name]
+            if name not in self.built.tokenizers:
+                self.built.tokenizers[name] = plugins.create(
+                    "tokenizer", told.name, defaults=self.defaults, **told.knobs
+                )
+            tokenizer = self.built.tokenizers[name]
         elif wanted.tokenizer is not None:
             raise PluginError(f"method {wanted.label} takes no tokenizer; leave it out")
         return plugins.create("method", wanted.name, tokenizer=tokenizer, defaults=self.defaults, **wanted.knobs)
 
     def method(self, entry: int) -> Method:
-        if entry not in self._methods:
-            self._methods[entry] = self.create(self.entries[entry].spec)
-        return self._methods[entry]
+        if entry not in self.built.methods:
+            self.built.methods[entry] = self.create(self.entries[entry].spec)
+        return self.built.methods[entry]
 
     def dataset(self, d: int) -> VideoDataset:
-        if d not in self._datasets:
+        if d not in self.built.datasets:
             wanted = self.spec.datasets[d]
-            self._datasets[d] = plugins.create(
+            self.built.datasets[d] = plugins.create(
                 "dataset", wanted.name, defaults={"seed": self.spec.seed}, **wanted.knobs
             )
-        return self._datasets[d]
+        return self.built.datasets[d]
 
     def sight(self, job: Job) -> Sight:
         """The clip of a job, read once while jobs on it follow one another; an error is kept like a clip."""
         place = (job.dataset, job.ref.name)
-        if self._sight is None or self._sight[0] != place:
+        if place not in self.built.sight:
             view = self.spec.view_of(self.spec.datasets[job.dataset])
             try:
                 found = Sight.of(self.dataset(job.dataset).read(job.ref, view), job.ref)
@@ -282,8 +287,9 @@ class Workbench:
                 found = Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", str(error))
             except Exception as error:  # whatever else a reader throws is about this clip, too
                 found = Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", one_line(error))
-            self._sight = (place, found)
-        return self._sight[1]
+            self.built.sight.clear()
+            self.built.sight[place] = found
+        return self.built.sight[place]
 
     # identity
 
@@ -335,8 +341,8 @@ class Workbench:
 
     def tell(self, machine: Machine) -> Iterator[Machine]:
         """An environment record, once."""
-        if machine.digest not in self._told:
-            self._told.add(machine.digest)
+        if machine.digest not in self.built.told:
+            self.built.told.add(machine.digest)
             yield machine
 
     # running
@@ -557,7 +563,7 @@ def run(
     run_id = todo.spec.id
     store.begin(run_id, todo.spec.name, todo.spec.model_dump(mode="json"), todo.slots)
     known = frozenset() if fresh else frozenset(store.finished())
-    work = Workbench(todo.spec, todo.entries, known, frozenset(store.previewed()))
+    work = replace(todo.bench, finished=known, previewed=frozenset(store.previewed()))
     outcome = Outcome(run_id, len(todo.slots))
     for event in _events(work, todo.jobs, workers):
         if isinstance(event, Machine):
@@ -574,6 +580,19 @@ def run(
             on_event(event)
     outcome.seconds = time.perf_counter() - began
     return outcome
+
+
+def stored(todo: Plan, store: Store) -> set[str]:
+    """Slots of a plan that need not run, as far as can be told without reading a clip: the clips' digests are taken
+    from the store."""
+    filled = store.filled(todo.spec.id)
+    found = set()
+    for job in todo.jobs:
+        clip = next((filled[slot][1] for slot in job.slots if slot in filled), None)
+        if clip:
+            keys = zip(job.slots, todo.bench.keys(job, clip), strict=True)
+            found |= {slot for slot, key in keys if slot in filled and filled[slot][0] == key}
+    return found
 
 
 def _events(work: Workbench, jobs: Iterable[Job], workers: int) -> Iterator[Event]:

@@ -253,10 +253,15 @@ class _Launch:
     """Seconds that a call under way at the deadline is waited for."""
     now: Callable[[], float]
     began: float
+    tell: Callable[[str], None]
     facts: dict[int, Facts] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)
     sampling: bool = True
     setup_s: float = 0.0
+
+    @property
+    def _name(self) -> str:
+        return f"launch {self.launch + 1} of {self.plan.launches}"
 
     @property
     def elapsed(self) -> float:
@@ -279,9 +284,12 @@ class _Launch:
             return
         if self.plan.scenario == "cold":
             return self._cold()
-        self._start(sorted({j for _, j in self.points}))
+        jobs = sorted({j for _, j in self.points})
+        self.tell(f"{self._name}: starting {len(jobs)} process{'es' * (len(jobs) > 1)}")
+        self._start(jobs)
         for c, j in self.open():
             self._admit(c, j)
+        self.tell(f"{self._name}: warming up")
         self._warm()
         recent = {j: point.warmup[-1] for (_, j), point in self.points.items() if point.warmup}
         reserve = EXTRAS_COST * sum(recent.values()) if self.launch == 0 else 0.0
@@ -367,6 +375,9 @@ class _Launch:
                 if self.is_open(c, j):
                     recent[j] = self._call(c, j, round_, recent.get(j, 1.0) < SETTLE_BELOW) or 1.0
             totals = [self.points[key].totals for key in self.open()]
+            widest = max(map(half_width, totals), default=0.0)
+            known = f"every median known to {widest:.1%}" if widest < float("inf") else "too few samples yet"
+            self.tell(f"{self._name}: round {round_ + 1} done, {known}")
             if all(rule.reason(t, 0.0) is not None for t in totals):
                 return
 
@@ -377,6 +388,7 @@ class _Launch:
                 return
             if not self.is_open(c, j):
                 continue
+            self.tell(f"{self._name}: {self.jobs[j]} on {self.clips[c].name}")
             self._start([j])
             if j in self.workers:
                 self._admit(c, j)
@@ -445,6 +457,7 @@ def run(
     clips: Sequence[Clip],
     plan: Plan,
     done: Callable[[Job, Clip, int], bool] = lambda job, clip, launch: False,
+    tell: Callable[[str], None] = lambda message: None,
     now: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Result]:
     """Time every job on every clip, launch by launch; see the module's first lines.
@@ -452,7 +465,8 @@ def run(
     ``done(job, clip, launch)`` says what is stored already. A clip is left out of a launch where that holds for every
     job; otherwise all jobs are timed on it again, because a pair of samples is only a pair within one sitting. Yields a
     :class:`Result` for everything timed; a point that the budget did not reach comes as a timeout. After Ctrl-C, what
-    was measured is yielded before KeyboardInterrupt goes on its way. Raises ValueError when a job is listed twice.
+    was measured is yielded before KeyboardInterrupt goes on its way. ``tell`` hears what is going on, in short lines.
+    Raises ValueError when a job is listed twice.
     """
     for i, job in enumerate(jobs):
         if job in jobs[:i]:
@@ -472,7 +486,7 @@ def run(
             share = max(deadline - now(), 0.0) / (len(units) - n)
             running = _Launch(
                 plan, launch, [jobs[j] for j in group], clips, files, wanted, share, deadline,
-                grace_s=max(5.0, 0.1 * plan.budget_s), now=now, began=now(),
+                grace_s=max(5.0, 0.1 * plan.budget_s), now=now, began=now(), tell=tell,
             )  # fmt: skip
             try:
                 running.run()

@@ -186,8 +186,9 @@ def speed_up(
 ) -> SpeedUp:
     """How many times ``fast`` is faster than ``slow``, from their stored rows on the same clips.
 
-    A clip's value is the median over its paired rounds; the ratio is exp of the mean over clips. With at least five
-    clips the interval is by bootstrap over clips; with fewer over rounds, which says nothing about other clips. Raises
+    With at least five clips, a clip's value is the median over its paired rounds, the ratio exp of the mean over clips,
+    and the interval by bootstrap over clips. With fewer, a round's value is the mean over clips, the ratio exp of the
+    median over rounds, and the interval by bootstrap over rounds, which says nothing about other clips. Raises
     ValueError where no clip and round were measured for both.
     """
     a, b = by_clip(slow), by_clip(fast)
@@ -198,17 +199,15 @@ def speed_up(
             f"no clip was timed for both in the same round: {len(a)} against {len(b)} clips; rerun them together"
         )
     launches = {launch for ratios in pairs.values() for launch, _ in ratios}
-    values = [float(np.median(list(ratios.values()))) for ratios in pairs.values()]
-    centre = float(np.mean(values))
-    over: Literal["clips", "rounds"] = "clips" if len(values) >= FEWEST_CLIPS else "rounds"
+    over: Literal["clips", "rounds"] = "clips" if len(pairs) >= FEWEST_CLIPS else "rounds"
     if over == "clips":
+        values = [float(np.median(list(ratios.values()))) for ratios in pairs.values()]
+        centre = float(np.mean(values))
         low, high = bootstrap(values, np.mean, seed)
     else:
-        deviations: dict[tuple[int, int], list[float]] = {}
-        for value, ratios in zip(values, pairs.values(), strict=True):
-            for key, ratio in ratios.items():
-                deviations.setdefault(key, []).append(ratio - value)
-        low, high = (centre + d for d in bootstrap([float(np.mean(d)) for d in deviations.values()], np.median, seed))
+        values = _by_round(list(pairs.values()))
+        centre = float(np.median(values))
+        low, high = bootstrap(values, np.median, seed)
     return SpeedUp(
         ratio=math.exp(centre),
         low=math.exp(low),
@@ -220,6 +219,15 @@ def speed_up(
         where=where or _dtypes([*a.values(), *b.values()]),
         over=over,
     )
+
+
+def _by_round(pairs: Sequence[dict[tuple[int, int], float]]) -> list[float]:
+    """Mean log-ratio over clips, per (launch, round) that has every clip (or, where none has, the most of them)."""
+    rounds = {
+        key: [ratios[key] for ratios in pairs if key in ratios] for key in {k for ratios in pairs for k in ratios}
+    }
+    most = max(len(values) for values in rounds.values())
+    return [float(np.mean(values)) for _, values in sorted(rounds.items()) if len(values) == most]
 
 
 def _dtypes(timings: Iterable[Sequence[Timing]]) -> str:

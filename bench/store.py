@@ -201,10 +201,13 @@ class Store:
         query = "SELECT key FROM previews UNION SELECT key FROM points WHERE status = 'skipped'"
         return {key for (key,) in self._db.execute(query)}
 
-    def filled(self, run: str) -> set[str]:
-        """Slots of a run whose point is finished."""
-        query = f"SELECT slot FROM slots JOIN points USING (key) WHERE run = ? AND status IN {FINISHED}"
-        return {slot for (slot,) in self._db.execute(query, (run,))}
+    def filled(self, run: str) -> dict[str, tuple[str, str]]:
+        """Slots of a run whose point is finished, with its key and the digest of its clip."""
+        query = (
+            "SELECT slot, key, json_extract(row, '$.clip_digest') FROM slots JOIN points USING (key) "
+            f"WHERE run = ? AND status IN {FINISHED}"
+        )
+        return {slot: (key, digest) for slot, key, digest in self._db.execute(query, (run,))}
 
     def seconds(self) -> dict[tuple[str, str], float]:
         """Mean seconds per million pixels of finished points, by (method, pass)."""

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from avtbench.methods.tokenizers.contract import FrozenTokenizer
     from avtbench.methods.training.crops import TrainingClip
+    from avtbench.methods.training.inpainting import Masks
     from avtbench.methods.training.loop import Task
 
 app = typer.Typer(
@@ -81,7 +82,7 @@ def _adapter(
         return ElasticTask(base, train, held, ElasticConfig(channels=base.channels), **options)
     plain = name == "lit-plain"
     config = LITConfig(channels=base.channels, residual=not plain)
-    masks = "error" if name == "infotok-style" else "threshold"
+    masks: Masks = "error" if name == "infotok-style" else "threshold"
     return InpaintingTask(base, train, held, config, masks=masks, **options)
 
 
@@ -182,10 +183,11 @@ def _train(task: Task, out: Path, steps: int, learning_rate: float, seed: int, d
     with Progress(*columns) as progress:
         line = progress.add_task("training", total=steps)
 
-        def show(step: int, loss: float, metrics: Mapping[str, float]) -> None:
+        def show(step: int, loss: float | None, metrics: Mapping[str, float]) -> None:
             held = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
             progress.update(line, completed=step)
-            progress.console.print(f"step {step}: loss {loss:.4f} {held}")
+            said = "start" if loss is None else f"loss {loss:.4f}"
+            progress.console.print(f"step {step}: {said} {held}", highlight=False)
 
         card = train(task, out, schedule, device, show, budget_s=_seconds(budget) if budget else None)
     print(f"{out / 'model.safetensors'}: {card['parameters']:,} parameters, {card['steps_done']} steps, "

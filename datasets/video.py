@@ -184,7 +184,8 @@ _ATTACHED_PICTURE = 0x400
 
 
 def _is_cover(stream: Any) -> bool:
-    return bool(int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE)
+    flags = getattr(stream, "disposition", 0)  # an enum.Flag or an enum.IntFlag, by PyAV's version
+    return bool(getattr(flags, "value", flags) & _ATTACHED_PICTURE)
 
 
 def _frames_of_stream(path: Path, container: Any, stream: Any) -> Iterator[_Frame]:

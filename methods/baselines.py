@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avtbench.methods.contract import ContractError
+from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.latents import LatentMethod, Latents
 from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
@@ -28,7 +28,7 @@ class FullRate(LatentMethod):
 
     name: ClassVar[str] = "full-rate"
     summary: ClassVar[str] = "the frozen tokeniser itself, every token kept"
-    family: ClassVar = "bound"
+    family: ClassVar[Family] = "bound"
     setting_name: ClassVar[str] = "none"
     default_settings: ClassVar[tuple[float, ...]] = (0.0,)
 
@@ -44,7 +44,7 @@ class Hold(LatentMethod):
 
     name: ClassVar[str] = "hold"
     summary: ClassVar[str] = "temporal-L1 threshold, last kept value copied, no network"
-    family: ClassVar = "bound"
+    family: ClassVar[Family] = "bound"
     setting_name: ClassVar[str] = "threshold"
     setting_unit: ClassVar[str] = "latent standard deviations"
     default_settings: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.3, 0.45, 0.65, 0.9)

@@ -129,7 +129,8 @@ class Method(ABC):
             value = float("nan")
         if value != value:
             raise ContractError(
-                f"{self.name}: {self.setting_name} is {setting!r}, expected a number; defaults are {self.default_settings}"
+                f"{self.name}: {self.setting_name} is {setting!r}, expected a number; "
+                f"defaults are {self.default_settings}"
             )
         return value
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from avtbench.methods.baselines import per_position
-from avtbench.methods.contract import ContractError
+from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.latents import LatentMethod, Latents
 from avtbench.methods.lit.method import WEIGHTS, load_lit
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
@@ -26,7 +26,7 @@ class InfoTokStyle(LatentMethod):
 
     name: ClassVar[str] = "infotok-style"
     summary: ClassVar[str] = "full-rate decode, keep the worst reconstructed fraction, inpainting adapter"
-    family: ClassVar = "router"
+    family: ClassVar[Family] = "router"
     setting_name: ClassVar[str] = "rate"
     setting_unit: ClassVar[str] = "requested kept fraction"
     default_settings: ClassVar[tuple[float, ...]] = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)

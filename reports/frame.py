@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from avtbench.bench.measures import MEASURES
+from avtbench.bench.profiles import ProfileError, require_one
 from avtbench.bench.rows import Row, Status
 from avtbench.reports.errors import ReportError
 
@@ -79,12 +80,11 @@ def quality_points(table: pd.DataFrame) -> pd.DataFrame:
     Raises :class:`ReportError` where two profiles meet.
     """
     points = table[(table["pass"] == "quality") & table["done"] & (table["weights"] != "random")]
-    profiles = sorted(set(points["profile"]))
-    if len(profiles) > 1:
-        raise ReportError(
-            f"rows hold the metric profiles {' and '.join(profiles)}; a table or axis holds one: keep those of one"
-        )
-    points = points.sort_values("alias", key=lambda alias: alias != "", kind="stable")
+    if len(points):
+        try:
+            require_one(points["profile"])
+        except ProfileError as error:
+            raise ReportError(str(error)) from None
     return points.drop_duplicates(["label", "setting", "dataset", "clip"])
 
 

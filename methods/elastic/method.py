@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from avtbench.methods.contract import ContractError, Tokens
+from avtbench.methods.contract import ContractError, Family, Tokens
 from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, prefix_mask, prefix_order
 from avtbench.methods.latents import LatentMethod, Latents
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
@@ -33,7 +33,7 @@ class ElasticTokStyle(LatentMethod):
 
     name: ClassVar[str] = "elastictok-style"
     summary: ClassVar[str] = "tail drop, token count by binary search on an MSE target, elastic adapter"
-    family: ClassVar = "search"
+    family: ClassVar[Family] = "search"
     setting_name: ClassVar[str] = "MSE target"
     setting_unit: ClassVar[str] = "on [-1, 1], per latent frame"
     default_settings: ClassVar[tuple[float, ...]] = (0.002, 0.004, 0.007, 0.012, 0.02, 0.035)

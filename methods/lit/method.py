@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from avtbench.methods.baselines import Hold
-from avtbench.methods.contract import ContractError
+from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.threshold import Reference
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
@@ -28,7 +28,7 @@ class Lit(Hold):
 
     name: ClassVar[str] = "lit"
     summary: ClassVar[str] = "temporal-L1 threshold, filled by a Latent Inpainting Transformer"
-    family: ClassVar = "threshold"
+    family: ClassVar[Family] = "threshold"
     shipped: ClassVar[str] = "lit-{tokenizer}.safetensors"
     """File name of the shipped checkpoint, by tokeniser."""
 
@@ -49,6 +49,17 @@ class Lit(Hold):
         with self.stage("lit"):
             self.count("lit")
             return self.network(z.unsqueeze(0), keep.unsqueeze(0)).squeeze(0)
+
+
+class LitPlain(Lit):
+    """LIT as the abstract describes it: a mask embedding at dropped positions and nothing else.
+
+    The network does not see the last kept value and predicts the latent itself instead of a correction.
+    """
+
+    name: ClassVar[str] = "lit-plain"
+    summary: ClassVar[str] = "the abstract's plain version: mask embedding alone, no held value, no residual output"
+    shipped: ClassVar[str] = "lit-plain-{tokenizer}.safetensors"
 
 
 def load_lit(path: Path, tokenizer: FrozenTokenizer, task: str = "lit") -> tuple[LatentInpaintingTransformer, str]:

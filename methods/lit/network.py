@@ -1,8 +1,8 @@
 """The Latent Inpainting Transformer: fills dropped latent positions by factorised spatial-temporal attention.
 
-Stated by the paper (arXiv 2606.06158): lightweight, factorised attention, one pass. This project's own choices: pre-norm
-blocks of spatial attention within a latent frame, temporal attention at a position, and an MLP; the last kept value as
-an extra input and a residual output (``residual=True``), or a learned mask embedding alone (``residual=False``).
+Stated by the paper (arXiv 2606.06158): lightweight, factorised attention, one pass. Chosen here: pre-norm blocks of
+spatial attention within a latent frame, temporal attention at a position, and an MLP; the last kept value as an extra
+input and a residual output (``residual=True``), or a learned mask embedding alone (``residual=False``).
 """
 
 from __future__ import annotations

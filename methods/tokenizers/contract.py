@@ -20,7 +20,7 @@ class FrozenTokenizer(ABC):
     """A frozen tokeniser with a factor ``temporal`` in time and ``spatial`` in both sides, ``channels`` latents.
 
     With ``causal_first`` the first frame has a latent frame of its own, ``t = 1 + (T - 1) / temporal``; otherwise
-    ``t = T / temporal``. Subclasses implement :meth:`encode_legal` and :meth:`decode_latent` for one clip of legal size.
+    ``t = T / temporal``. Subclasses implement :meth:`encode_legal` and :meth:`decode_latent` for a clip of legal size.
     """
 
     name: ClassVar[str]

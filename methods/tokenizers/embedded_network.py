@@ -95,7 +95,7 @@ class ResidualStack(nn.ModuleList):
 
 
 class EmbeddedNetwork(nn.Module):
-    """``encode``: float ``[B, 3, 1 + 4k, H, W]`` in [-1, 1] -> ``[B, C, 1 + k, H/8, W/8]``; ``decode`` is the way back."""
+    """``encode``: float ``[B, 3, 1 + 4k, H, W]`` in [-1, 1] -> ``[B, C, 1 + k, H/8, W/8]``; ``decode`` back."""
 
     def __init__(self, config: EmbeddedConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training crops: drawn from decoded clips by (seed, step) alone, so that a resumed run sees what an unbroken one saw."""
+"""Training crops, drawn by (seed, step) alone, so that a resumed run sees what an unbroken one saw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """A decoded training clip. ``video``: uint8 ``[T, H, W, 3]``; ``digest``: of its pixels; ``source``: its recording."""
+    """A decoded clip. ``video``: uint8 ``[T, H, W, 3]``; ``digest``: of its pixels; ``source``: its recording."""
 
     name: str
     digest: str

@@ -43,7 +43,8 @@ class LatentBank:
     @torch.no_grad()
     def build(cls, tokenizer: FrozenTokenizer, sampler: CropSampler, count: int, cache: Path | None) -> LatentBank:
         """Encode ``count`` crops, or read them from ``cache`` when it holds just these."""
-        assert tokenizer.mean is not None and tokenizer.std is not None
+        assert tokenizer.mean is not None
+        assert tokenizer.std is not None
         asked = (tokenizer.digest, sampler.seed, sampler.frames, sampler.size, sampler.pan, count)
         identity = sha256(json.dumps([asked, [c.digest for c in sampler.clips]]).encode()).hexdigest()[:16]
         file = cache / f"latents-{tokenizer.name}-{identity}.safetensors" if cache else None
@@ -152,7 +153,8 @@ class InpaintingTask:
         return metrics
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        assert self.tokenizer.mean is not None and self.tokenizer.std is not None
+        assert self.tokenizer.mean is not None
+        assert self.tokenizer.std is not None
         return self.tokenizer.mean.view(-1, 1, 1, 1), self.tokenizer.std.view(-1, 1, 1, 1)
 
     def _prepare(self, clips: Sequence[TrainingClip]) -> list[tuple[Tensor, Tensor, Tensor, float, float]]:
@@ -191,6 +193,7 @@ class InpaintingTask:
             "crops": len(self.bank.z), "crop": [self.sampler.frames, self.sampler.size, self.sampler.size],
             "batch": self.batch, "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {
-                group: [{"name": c.name, "digest": c.digest} for c in clips] for group, clips in self.held_out_clips.items()
+                group: [{"name": c.name, "digest": c.digest} for c in clips]
+                for group, clips in self.held_out_clips.items()
             },
         }  # fmt: skip

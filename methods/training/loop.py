@@ -62,7 +62,7 @@ class Schedule:
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then put it in place in one step."""
     part = path.with_name(path.name + ".part")
     write(part)
@@ -113,7 +113,7 @@ def train(
     out: Path,
     schedule: Schedule,
     device: str = "cpu",
-    progress: Callable[[int, float, Mapping[str, float]], None] | None = None,
+    progress: Callable[[int, float | None, Mapping[str, float]], None] | None = None,
     stop_after: int | None = None,
     budget_s: float | None = None,
 ) -> dict[str, Any]:
@@ -149,14 +149,15 @@ def train(
             changes = [*changes, {"at": step, "from": before.steps, "to": schedule.steps}]
         schedule = replace(before, steps=schedule.steps)
     model = parallel.prepare(raw)
-    started, losses = time.monotonic(), []
+    started = time.monotonic()
+    losses: list[float] = []
 
     def elapsed() -> float:
         return spent + time.monotonic() - started
 
     def check() -> None:
         metrics = task.held_out(averaged, parallel.device)
-        mean = sum(losses) / len(losses) if losses else float("nan")
+        mean = sum(losses) / len(losses) if losses else None
         losses.clear()
         log.append({"step": step, "seconds": round(elapsed(), 1), "loss": mean, **metrics})
         if parallel.is_main:
@@ -196,7 +197,7 @@ def train(
     card = {
         "steps": schedule.steps, "steps_done": step, "seconds": round(elapsed(), 1), "schedule": asdict(schedule),
         "changes_of_steps": changes,
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {parallel.device}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {parallel.device}",
         "torch": torch.__version__, "revision": _revision(), "held_out": log[-1], "curve": log, **task.describe(),
     }  # fmt: skip
     if parallel.is_main and step >= schedule.steps:
@@ -206,7 +207,7 @@ def train(
     return card
 
 
-def _write_log(path: Path, log: list[dict[str, float]]) -> None:
+def _write_log(path: Path, log: list[dict[str, Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(log[-1]))
         writer.writeheader()
@@ -219,7 +220,7 @@ def _revision() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _plot(path: Path, log: list[dict[str, float]]) -> None:
+def _plot(path: Path, log: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
     metrics = [name for name in log[-1] if name not in ("step", "seconds", "loss")]

@@ -12,7 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from avtbench.methods.tokenizers.embedded_network import BLOCK_VALUES, EmbeddedConfig, EmbeddedNetwork, to_blocks
+from avtbench.methods.tokenizers.embedded_network import (
+    BLOCK_VALUES,
+    SPATIAL,
+    TEMPORAL,
+    EmbeddedConfig,
+    EmbeddedNetwork,
+    to_blocks,
+)
 from avtbench.methods.training.crops import CropSampler, TrainingClip
 
 
@@ -31,16 +38,27 @@ def mean_psnr(original: Sequence[Tensor], reconstruction: Sequence[Tensor]) -> f
     return float(torch.stack([10 * torch.log10(255**2 / e.clamp_min(1e-4)) for e in errors]).mean())
 
 
-def fit_transform(clips: Sequence[TrainingClip], count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Karhunen-Loeve transform of 4x8x8 RGB blocks: mean ``[768]``, basis ``[768, count]``, coefficient std ``[count]``.
+def legal(video: np.ndarray) -> Tensor:
+    """uint8 ``[T, H, W, 3]`` cut to 1 + 4k frames and sides of whole blocks."""
+    frames, height, width = video.shape[:3]
+    frames = 1 + (frames - 1) // TEMPORAL * TEMPORAL
+    cut = video[:frames, : height // SPATIAL * SPATIAL, : width // SPATIAL * SPATIAL]
+    return torch.from_numpy(np.ascontiguousarray(cut))
 
-    Blocks are drawn from all clips alike; one in five repeats a single frame, as the first frame's block does.
+
+def fit_transform(
+    clips: Sequence[TrainingClip], count: int, seed: int = 0, draws: int = 80
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Karhunen-Loeve transform of 4x8x8 RGB blocks: mean ``[768]``, basis ``[768, count]``, coefficients' std.
+
+    Blocks are those of ``draws`` x 32 crops of 64 px, from all recordings alike; one in five repeats a single frame,
+    as the first frame's block does.
     """
     total = torch.zeros(BLOCK_VALUES, dtype=torch.float64)
     outer = torch.zeros(BLOCK_VALUES, BLOCK_VALUES, dtype=torch.float64)
     samples = 0
     sampler = CropSampler(clips, frames=4, size=64, batch=32, seed=seed, pan=0.1)
-    for step in range(80):
+    for step in range(draws):
         x = to_signed(sampler.sample(step))
         x[: len(x) // 5] = x[: len(x) // 5, :, :1]
         blocks = to_blocks(x).permute(0, 2, 3, 4, 1).reshape(-1, BLOCK_VALUES).double()
@@ -54,11 +72,11 @@ def fit_transform(clips: Sequence[TrainingClip], count: int, seed: int = 0) -> t
 
 
 class TokenizerTask:
-    """Reconstruct crops; the loss is the mean over crops of ``log(MSE + floor)``, i.e. the mean of dB that is reported."""
+    """Reconstruct crops; the loss, the mean over crops of ``log(MSE + floor)``, is the mean of dB that is reported."""
 
     def __init__(
         self, train: Sequence[TrainingClip], held_out: Mapping[str, Sequence[TrainingClip]], config: EmbeddedConfig,
-        frames: int = 9, crop: int = 96, batch: int = 6, seed: int = 0, floor: float = 1e-3,
+        frames: int = 9, crop: int = 96, batch: int = 6, seed: int = 0, floor: float = 1e-3, draws: int = 80,
     ) -> None:  # fmt: skip
         self.config, self.floor = config, floor
         self.train_clips, self.held_out_clips = train, held_out
@@ -66,11 +84,12 @@ class TokenizerTask:
         torch.manual_seed(seed)
         self.model: nn.Module = EmbeddedNetwork(config)
         width = max(config.encoder_width, config.decoder_width)
-        self.model.start_as_transform(*fit_transform(train, width, seed))
+        self.model.start_as_transform(*fit_transform(train, width, seed, draws))
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The transform's layers mix coefficients of very different size: they learn ten times slower."""
-        blocks, transform = [], []
+        blocks: list[nn.Parameter] = []
+        transform: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
             (blocks if name.startswith(("encoder.", "decoder.")) else transform).append(parameter)
         return [{"params": blocks, "scale": 1.0}, {"params": transform, "scale": 0.1}]
@@ -84,7 +103,7 @@ class TokenizerTask:
     def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         metrics = {}
         for group, clips in self.held_out_clips.items():
-            originals = [to_signed(torch.from_numpy(np.ascontiguousarray(c.video))[None], device) for c in clips]
+            originals = [to_signed(legal(c.video)[None], device) for c in clips]
             metrics[f"psnr_{group}"] = mean_psnr([x[0] for x in originals], [model(x)[0] for x in originals])
         return metrics
 
@@ -111,6 +130,7 @@ class TokenizerTask:
             "crop": [self.sampler.frames, self.sampler.size, self.sampler.size], "batch": self.sampler.batch,
             "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {
-                group: [{"name": c.name, "digest": c.digest} for c in clips] for group, clips in self.held_out_clips.items()
+                group: [{"name": c.name, "digest": c.digest} for c in clips]
+                for group, clips in self.held_out_clips.items()
             },
         }  # fmt: skip

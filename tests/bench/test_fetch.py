@@ -445,3 +445,34 @@ def test_where_things_go(monkeypatch, tmp_path):
     monkeypatch.delenv("AVTBENCH_DATA")
     assert entry("davis").place().parts == ("data", "DAVIS")
     assert entry("infotok-flex").place().parts == ("weights", "infotok-flex")
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_shows_and_fetches(server, tmp_path, monkeypatch, capsys):
+    from avtbench.bench import fetch as fetching
+    from avtbench.bench.cli import _main
+
+    assert _main(["fetch"]) == 0
+    assert "tokenbench-240p" in capsys.readouterr().out
+    assert _main(["fetch", "davsi"]) == 2
+    assert "did you mean davis" in capsys.readouterr().err
+    monkeypatch.setattr(fetching, "catalogue", lambda: {"thing": link(len(CONTENT), SHA256)})
+    arguments = ["fetch", "thing", "--to", str(tmp_path / "x"), "--mirror", server.base]
+    assert _main(arguments) == 2
+    shown = capsys.readouterr()
+    assert "licence: MIT" in shown.out
+    assert "--accept-licence" in shown.err
+    server.paths[FILE] = Served()
+    assert _main([*arguments, "--accept-licence"]) == 0
+    assert "sha256 verified" in capsys.readouterr().out
+    assert (tmp_path / "x" / "weights.bin").read_bytes() == CONTENT
+
+
+def test_the_answer_to_the_question_decides(server, tmp_path):
+    server.paths[FILE] = Served()
+    with pytest.raises(FetchError, match="has not been accepted"):
+        fetch(link(), tmp_path, accept_licence=lambda: False, base_url=server.base)
+    fetch(link(), tmp_path, accept_licence=lambda: True, base_url=server.base)
+    assert names(tmp_path) == ["weights.bin"]

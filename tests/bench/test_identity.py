@@ -55,6 +55,13 @@ def test_the_source_is_part_of_it_with_what_it_imports(keys, tiny_run, write, to
     assert identity.source_digest(package["1"]) != identity.source_digest(package["2"])
 
 
+def test_two_methods_in_one_file_are_told_apart(keys, tiny_run, write, toy):
+    path = write("two.py", toy + "\n\n    class Twin(Toy):\n        name = 'twin'\n")
+
+    first, second = keys(tiny_run("dataset.limit=1", toy=f"{path}:Toy")), keys(tiny_run(toy=f"{path}:Twin"))
+    assert not set(first.values()) & set(second.values())
+
+
 def test_imports_are_followed_inside_the_floor(write, toy):
     path = write("toy.py", toy)
 

@@ -195,8 +195,20 @@ def test_the_estimate_comes_from_stored_rows(store, tiny_run):
     assert unknown == []
     assert seconds > 0
     estimate = runner.Estimate(plan, store.seconds())
-    estimate.drop(store.filled(plan.spec.id))
+    estimate.drop(runner.stored(plan, store))
     assert estimate.remaining() == (0.0, [])
+
+
+def test_what_changed_is_not_taken_for_stored(store, tiny_run, write, toy):
+    runner.run(runner.plan(tiny_run(toy=write("1/toy.py", toy))), store)
+    edited = write("2/toy.py", toy, "> setting", ">= setting")
+    (run,) = store.runs()
+    moved = runner.plan(tiny_run(toy=edited))
+    store.begin(moved.spec.id, "test", {}, moved.slots)
+    for slot, (key, _) in store.filled(run.id).items():
+        store.link(moved.spec.id, slot, key)  # as if the file had been edited in place
+
+    assert runner.stored(moved, store) == set()
 
 
 @pytest.fixture

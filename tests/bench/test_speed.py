@@ -340,9 +340,9 @@ def nearby(monkeypatch):
     monkeypatch.setattr(Nearby, "seconds", 0.0)
     monkeypatch.setattr(Nearby, "alive", 0)
 
-    def run(jobs, count=2, done=lambda job, clip, launch: False, **plan):
+    def run(jobs, count=2, done=lambda job, clip, launch: False, tell=lambda message: None, **plan):
         clips = [Clip(f"clip{i}", "made", np.full((8, 4, 4, 3), i, np.uint8)) for i in range(count)]
-        return speed.run(jobs, clips, Plan(**plan), done, now=lambda: Nearby.seconds)
+        return speed.run(jobs, clips, Plan(**plan), done, tell, now=lambda: Nearby.seconds)
 
     yield run
     assert Nearby.alive == 0, "a process was left running"
@@ -430,6 +430,14 @@ def test_calls_are_handed_out_in_the_order_of_the_round(nearby, steady):
     called = [(file, job[0]) for job, verb, file in Nearby.log if verb == "call"]
     due = [(str(c), "ab"[j]) for r in range(4) for c, j in round_order(3, 0, r, 2, 2)]
     assert called == due
+
+
+def test_it_tells_what_is_going_on(nearby, steady):
+    heard = []
+    list(nearby([steady("a"), steady("b")], launches=1, tell=heard.append))
+    assert heard[0] == "launch 1 of 1: starting 2 processes"
+    assert heard[2] == "launch 1 of 1: round 1 done, too few samples yet"
+    assert heard[-1] == "launch 1 of 1: round 6 done, every median known to 0.0%"
 
 
 def test_flops_and_memory_are_measured_in_the_first_launch_only(nearby, steady):

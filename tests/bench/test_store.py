@@ -12,7 +12,11 @@ def row(key: str, setting: float = 0.5, status: Status = Status.DONE) -> Row:
     done = status is Status.DONE
     rate = Rate(kept=1, total=4, payload_bits=256, mask_bits=4, mask_bits_coded=4)
     quality = Quality(
-        profile="p/1", frame_pixels=300, frame_sse=[300, 300], frame_sse_float=[299.5, 300.5], frame_ssim=[1, 0.5]
+        profile="tokenbench/1",
+        frame_pixels=300,
+        frame_sse=[300, 300],
+        frame_sse_float=[299.5, 300.5],
+        frame_ssim=[1, 0.5],
     )
     return Row(
         key=key, status=status, reason="" if done else "no luck", pass_="quality", method="toy", tier="shared",
@@ -38,7 +42,7 @@ def test_rows_come_back_as_they_were(store):
     assert [p.frame for p in store.previews("demo-1")] == [3]
     assert store.environments([first]) == {"e1": {"hardware": {"cores": 2}}}
     assert store.finished() == {"k1", "k2"}
-    assert store.filled("demo-1") == {"s1", "s2"}
+    assert store.filled("demo-1") == {"s1": ("k1", ""), "s2": ("k2", "")}
     assert store.seconds() == {("toy", "quality"): 2.0 * 1e6 / 200}
     entry = store.find_run("demo")
     assert (entry.id, entry.planned, entry.done, entry.failed) == ("demo-1", 3, 2, 0)

@@ -287,6 +287,6 @@ def test_every_clip_of_the_manifest_can_be_read(shared):
 def test_motion_agrees_with_the_manifest(shared):
     """The manifest's values were measured on all frames at full size, independently of this code."""
     dataset = Davis(shared / "data" / "DAVIS")
-    measured = {r.name: dataset.read(r, View(size=None, frames=None)).notes["motion"] for r in dataset.clips()[:2]}
-    assert measured["blackswan"] == pytest.approx(17.068, rel=0.05)
-    assert measured["bmx-trees"] == pytest.approx(26.068, rel=0.05)
+    clip = dataset.read(dataset.clips()[0], View(size=None, frames=None))
+    assert clip.name == "blackswan"
+    assert clip.notes["motion"] == pytest.approx(17.068, rel=0.05)

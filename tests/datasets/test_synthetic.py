@@ -31,11 +31,14 @@ def test_twelve_clips_two_of_each_kind(clips):
 
 
 def test_the_seed_decides_the_pixels(clips):
-    again, other = Synthetic(seed=0), Synthetic(seed=1)
-    digests = {name: again.read(ref, View()).digest for name, ref in zip(clips, again.clips(), strict=True)}
-    assert digests == {name: clip.digest for name, clip in clips.items()}
+    digests = {name: clip.digest for name, clip in clips.items()}
     assert len(set(digests.values())) == 12
-    assert not set(digests.values()) & {other.read(ref, View()).digest for ref in other.clips()}
+    again = Synthetic(seed=0)
+    for ref in again.clips()[1::2]:
+        assert again.read(ref, View()).digest == digests[ref.name]
+    small = View(size=32, frames=2)
+    seeds = [{d.read(ref, small).digest for ref in d.clips()} for d in (Synthetic(seed=0), Synthetic(seed=1))]
+    assert not seeds[0] & seeds[1]
 
 
 def test_static_clips_do_not_move(clips):

@@ -138,6 +138,10 @@ def test_fit_without_a_size_makes_sides_even():
     assert fit(np.zeros((31, 47, 3), np.uint8), None).shape == (30, 46, 3)
 
 
+def test_fit_without_cropping_keeps_the_aspect():
+    assert fit(np.zeros((48, 85, 3), np.uint8), 24, square=False).shape == (24, 42, 3)
+
+
 def test_motion_is_the_mean_luma_step():
     video = np.zeros((3, 4, 4, 3), np.uint8)
     video[1:] = 10
@@ -215,7 +219,7 @@ def test_one_frame_clip(tmp_path):
 
 
 def test_4k_input_never_lies_in_memory_as_a_whole(tmp_path):
-    frames, height, width = 10, 2160, 3840
+    frames, height, width = 6, 2160, 3840
     path = tmp_path / "4k.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast"})

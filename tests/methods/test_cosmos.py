@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from avtbench.methods.contract import ContractError
 from avtbench.methods.placement import seeded
 from avtbench.methods.tokenizers.cosmos import FSQ, CosmosConfig, CosmosModel, CosmosSpec, from_official
-from avtbench.methods.tokenizers.cosmos.network import HaarPatcher, HaarUnpatcher
+from avtbench.methods.tokenizers.cosmos.network import FrameNorm, HaarPatcher, HaarUnpatcher
 from avtbench.methods.tokenizers.cosmos.tokenizer import CosmosTokenizer
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "parity"
@@ -148,6 +148,34 @@ def test_bfloat16_stays_near_float32(levels):
     assert half.dtype == torch.bfloat16
     error = (half.float() - exact).abs().mean() / exact.abs().mean()
     assert error < (0.15 if levels else 0.03)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_both_ways_to_normalise_a_frame_agree(dtype, tolerance):
+    norm = FrameNorm(6)
+    norm.norm.weight.copy_(torch.rand(6))
+    norm.norm.bias.copy_(torch.randn(6))
+    x = (torch.randn(2, 3, 8, 8, 6) * 2 + 1).to(dtype)
+    exact = norm(x.float())
+    torch.testing.assert_close(norm.to(dtype).in_two_passes(x).float(), exact, atol=tolerance, rtol=0)
+    torch.testing.assert_close(norm(x).float(), exact, atol=tolerance, rtol=0)
+    alone = norm.float()(x.float()[:, 1:2])
+    torch.testing.assert_close(alone, exact[:, 1:2], atol=tolerance, rtol=0)
+
+
+@torch.inference_mode()
+def test_levels_carry_attention_where_the_resolution_says_so():
+    model = small(resolution=128)
+    assert "encoder.down.0.attn.0.1.proj_out.conv3d.bias" in model.state_dict()
+    assert "decoder.up.0.attn.1.0.q.conv3d.weight" in model.state_dict()
+    assert "encoder.down.1.attn.0.0.q.conv3d.weight" not in model.state_dict()
+    assert model(torch.zeros(1, 3, 9, 16, 16)).shape == (1, 3, 9, 16, 16)
+
+
+def test_legacy_mode_doubles_time_at_the_deepest_level():
+    assert [CosmosConfig().up(level) for level in (2, 1)] == [(False, False), (True, True)]
+    assert [CosmosConfig(legacy_mode=True).up(level) for level in (2, 1)] == [(True, True), (False, False)]
 
 
 @torch.inference_mode()

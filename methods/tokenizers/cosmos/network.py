@@ -174,10 +174,14 @@ class FrameNorm(nn.Module):
         norm = self.norm
         if norm.num_groups > 1:
             return norm(x.movedim(-1, 1)).movedim(1, -1)
-        if not x.is_cuda:
-            return norm(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).reshape(x.shape)
-        # CUDA's group norm gives each frame to one block of threads; whole-card reductions are many times faster.
-        frame = (2, 3, 4)
+        if x.is_cuda:
+            return self.in_two_passes(x)
+        return norm(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).reshape(x.shape)
+
+    def in_two_passes(self, x: Tensor) -> Tensor:
+        """The same for one group by whole-card reductions: CUDA's group norm leaves a frame to one block of threads,
+        and wants the channels first."""
+        norm, frame = self.norm, (2, 3, 4)
         if x.dtype == torch.float32:
             variance, mean = torch.var_mean(x, frame, correction=0, keepdim=True)
         else:
