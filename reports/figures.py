@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from avtbench.bench.measures import MEASURES
-from avtbench.bench.rows import Preview, Row
+from avtbench.bench.rows import Preview
 from avtbench.reports.curves import Curve
 from avtbench.reports.frame import quality_points
 from avtbench.reports.palette import GREY, Look, looks, order
@@ -398,30 +398,30 @@ def motion_scatter(table: pd.DataFrame) -> tuple[Figure, dict[str, tuple[float, 
     return figure, ranks
 
 
-def token_map(previews: Sequence[tuple[Row, Preview]]) -> Figure:
+def token_map(previews: Mapping[str, Preview]) -> Figure:
     """Original, reconstruction, absolute error and keep mask of one clip, one line per method.
 
     The error is the mean over channels of ``|original - reconstruction|`` on 0..255, all lines on one scale. In the
     last column dropped positions are veiled. A mask whose grid does not follow the frame (prefix masks) is shown as a
     bar of tokens.
     """
-    lines = [(row, shown, _pixels(shown.original), _pixels(shown.reconstruction)) for row, shown in previews]
-    errors = [np.abs(a.astype(float) - b).mean(-1) for _, _, a, b in lines]
+    lines = [(p, _pixels(p.original), _pixels(p.reconstruction)) for p in previews.values()]
+    errors = [np.abs(a.astype(float) - b).mean(-1) for _, a, b in lines]
     top = max(8.0, float(np.ceil(np.percentile(np.concatenate([e.ravel() for e in errors]), 99.5))))
-    height, width = lines[0][2].shape[:2]
+    height, width = lines[0][1].shape[:2]
     side = 1.62
     with styled(), mpl.rc_context({"axes.grid": False}):
         figure = Figure(figsize=(4 * side * max(1.0, width / height) + 0.75, (side + 0.02) * len(lines) + 0.35))
         grid = figure.subplots(len(lines), 4, squeeze=False)
-        for row_axes, (row, shown, original, rebuilt), error in zip(grid, lines, errors, strict=True):
+        for row_axes, label, (shown, original, rebuilt), error in zip(grid, previews, lines, errors, strict=True):
             keep = np.asarray(Image.open(io.BytesIO(shown.keep)).convert("L")) > 127
-            row_axes[0].imshow(original)
-            row_axes[1].imshow(rebuilt)
-            image = row_axes[2].imshow(error, cmap="magma", vmin=0, vmax=top)
+            row_axes[0].imshow(original, interpolation="none")
+            row_axes[1].imshow(rebuilt, interpolation="none")
+            image = row_axes[2].imshow(error, cmap="magma", vmin=0, vmax=top, interpolation="none")
             _mask(row_axes[3], original, keep)
             mse = float(np.mean((original.astype(float) - rebuilt) ** 2))
             dB = "lossless" if mse == 0 else f"{10 * math.log10(255**2 / mse):.1f} dB"
-            row_axes[0].set_ylabel(row.alias or row.method, fontsize=8)
+            row_axes[0].set_ylabel(label.replace(" (", "\n("), fontsize=8)
             row_axes[1].set_xlabel(f"frame {shown.frame}: {dB}", fontsize=7, labelpad=2)
             row_axes[3].set_xlabel(f"{keep.sum()} of {keep.size} kept ({keep.mean():.0%})", fontsize=7, labelpad=2)
         for axes in grid.flat:
@@ -461,7 +461,7 @@ def _mask(axes: Axes, original: np.ndarray, keep: np.ndarray) -> None:
     columns = np.arange(width) * keep.shape[1] // width
     mask = keep[rows][:, columns]
     grey = original.mean(-1, keepdims=True) * 0.25 + 190
-    axes.imshow(np.where(mask[..., None], original, grey.repeat(3, -1)).astype(np.uint8))
+    axes.imshow(np.where(mask[..., None], original, grey.repeat(3, -1)).astype(np.uint8), interpolation="none")
     edges = np.zeros((height, width))
     edges[1:] += mask[1:] != mask[:-1]
     edges[:, 1:] += mask[:, 1:] != mask[:, :-1]

@@ -15,11 +15,13 @@ from avtbench.reports.curves import Curve, curves
 from avtbench.reports.errors import ReportError
 from avtbench.reports.figures import Picture, save, slug
 from avtbench.reports.frame import QUALITIES, RATES, clips_of, datasets_in, frame, outcomes, quality_points
-from avtbench.reports.palette import order
+from avtbench.reports.palette import base_name, order
 
 PAGE = "report.html"
 TIERS = {"shared": "Shared backbone: rules on one common tokeniser", "faithful": "Faithful: published architectures"}
-MOST_MAPS = 8
+MOST_MAPS = 6
+UNMAPPED = ("full-rate", "random")
+"""Bounds whose mask shows nothing."""
 
 
 def write(
@@ -38,7 +40,7 @@ def write(
         raise ReportError("there are no rows to report on; start a run first: avtbench run")
     table = frame(rows)
     try:
-        pictures, panels = _figures(table, rows, previews, out / "figures")
+        pictures, panels = _figures(table, previews, out / "figures")
         printed, found = _tables(table, out / "tables")
         page = _page(table, environments, title, pictures, panels, printed, found, out)
         path = out / PAGE
@@ -56,7 +58,7 @@ def tiers_in(table: pd.DataFrame) -> list[str]:
 
 
 def _figures(
-    table: pd.DataFrame, rows: Sequence[Row], previews: Sequence[Preview], folder: Path
+    table: pd.DataFrame, previews: Sequence[Preview], folder: Path
 ) -> tuple[dict[str, list[Picture]], dict[str, list[Curve]]]:
     made: dict[str, list[Picture]] = {"curves": [], "time": [], "stages": [], "motion": [], "tokens": []}
     panels: dict[str, list[Curve]] = {}
@@ -91,7 +93,7 @@ def _figures(
             f"Spearman rank correlation: {told}."
         )
         made["motion"].append(save(figure, folder, "motion", caption, "motion"))
-    made["tokens"] += _token_maps(rows, previews, folder)
+    made["tokens"] += _token_maps(table, previews, folder)
     return made, panels
 
 
@@ -137,25 +139,24 @@ def _rate_time(summary: pd.DataFrame, folder: Path) -> list[Picture]:
     return made
 
 
-def _token_maps(rows: Sequence[Row], previews: Sequence[Preview], folder: Path) -> list[Picture]:
-    by_key = {row.key: row for row in rows}
-    clips: dict[tuple[str, str, int], list[tuple[Row, Preview]]] = {}
+def _token_maps(table: pd.DataFrame, previews: Sequence[Preview], folder: Path) -> list[Picture]:
+    """A picture per clip and frame: every method that chooses its tokens, at its setting nearest to half of them."""
+    by_key = {line.key: line for line in quality_points(table).itertuples() if base_name(line.label) not in UNMAPPED}
+    clips: dict[tuple[str, str, int], dict[str, list[tuple[float, Row, Preview]]]] = {}
     for preview in previews:
-        if row := by_key.get(preview.key):
-            clips.setdefault((row.dataset, row.clip, preview.frame), []).append((row, preview))
+        if line := by_key.get(preview.key):
+            of_clip = clips.setdefault((line.dataset, line.clip, preview.frame), {})
+            of_clip.setdefault(line.label, []).append((abs(line.kept_fraction - 0.5), line.row, preview))
     made = []
-    for (dataset, clip, number), shown in list(clips.items())[:MOST_MAPS]:
-        shown.sort(key=lambda pair: (order(pair[0].method), pair[0].setting or 0.0))
-        settings = ", ".join(
-            f"{r.method} at {r.setting_name} {r.setting:g}" if r.setting is not None else r.method for r, _ in shown
-        )
+    for (dataset, clip, number), of_clip in list(clips.items())[:MOST_MAPS]:
+        shown = {label: min(of_clip[label], key=lambda found: found[0])[1:] for label in sorted(of_clip, key=order)}
+        settings = ", ".join(f"{label} at {row.setting_name} {row.setting:g}" for label, (row, _) in shown.items())
         caption = (
             f"{dataset}, {clip}, frame {number}: {settings}. "
             "Dropped positions are veiled; error is |original − reconstruction|."
         )
-        made.append(
-            save(figures.token_map(shown), folder, f"tokens-{slug(f'{dataset} {clip}')}-{number}", caption, "tokens")
-        )
+        figure = figures.token_map({label: preview for label, (_, preview) in shown.items()})
+        made.append(save(figure, folder, f"tokens-{slug(f'{dataset} {clip}')}-{number}", caption, "tokens"))
     return made
 
 

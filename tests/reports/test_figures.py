@@ -85,8 +85,7 @@ def test_motion_is_ranked_per_method_over_clips(make):
 
 
 def test_token_map_shows_four_pictures_per_method(make):
-    rows = [make.quality_row(m, 0.5, 0) for m in ("lit", "hold")]
-    figure = figures.token_map([(r, make.preview(r)) for r in rows])
+    figure = figures.token_map({m: make.preview(make.quality_row(m, 0.5, 0)) for m in ("lit", "hold")})
     assert [a.get_title() for a in figure.axes[:4]] == ["original", "reconstruction", "absolute error", "kept tokens"]
     assert figure.axes[4].get_ylabel() == "hold"
     assert figure.axes[3].get_xlabel().endswith("kept (20%)")

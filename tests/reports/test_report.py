@@ -34,7 +34,7 @@ def page(make, tmp_path_factory):
     rows = make.sweep(["full-rate", "lit", "hold"], clips=3)
     rows += [make.failed_row(m, 3, "cannot decode <b>clip</b>: no video stream") for m in ("lit", "hold")]
     rows += [make.quality_row("infotok", s, c, tier="faithful", lpips=False) for s in (0.4, 0.6) for c in range(3)]
-    shown = [r for r in rows if r.pass_ == "quality" and r.clip == "clip-01" and r.setting == 0.5]
+    shown = [r for r in rows if r.pass_ == "quality" and r.clip == "clip-01" and r.setting in (0.1, 0.5)]
     previews = [make.preview(r) for r in shown]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(findings, "BD_RESAMPLES", 20)
@@ -47,6 +47,11 @@ def test_everything_is_written(page):
     for figure in FIGURES:
         for ending in ("pdf", "png"):
             assert (page.parent / "figures" / f"{figure}.{ending}").stat().st_size > 0
+
+
+def test_token_maps_show_each_choosing_method_once_near_half_of_its_tokens(page):
+    (caption,) = re.findall(r"davis, clip-01, frame 8: ([^.]+\.\d)\.", own(page))
+    assert caption == "lit at threshold 0.5, hold at threshold 0.5"
 
 
 def own(page):
