@@ -52,6 +52,7 @@ class Job:
     dataset: int
     ref: ClipRef
     entry: int
+    settings: tuple[float, ...]
     slots: tuple[str, ...]
     """One for each setting."""
     preview: bool = False
@@ -132,21 +133,36 @@ def plan(spec: RunSpec) -> Plan:
     bench = replace(bench, entries=tuple(entries))
     refs = [_clips(bench.dataset(d), wanted) for d, wanted in enumerate(spec.datasets)]
     jobs = [
-        Job(pass_, d, ref, e, _slots(spec, pass_, launch, entry, d, ref), place < spec.previews, launch)
+        Job(pass_, d, ref, e, settings, _slots(how, entry, settings, wanted, ref), place < spec.previews, launch)
         for pass_ in sorted(set(spec.passes))
         for launch in range(spec.speed.launches if pass_ == "speed" else 1)
         for d, wanted in enumerate(spec.datasets)
-        for place, ref in enumerate(refs[d])
+        for place, ref in enumerate(refs[d][: spec.speed.clips] if pass_ == "speed" else refs[d])
         for e, entry in enumerate(entries)
         if pass_ == "speed" or not entry.twin
+        for how, settings in [_how(spec, pass_, launch, entry)]
     ]
     return Plan(spec, tuple(entries), tuple(jobs), bench, left_out)
 
 
-def _slots(spec: RunSpec, pass_: Pass, launch: int, entry: Entry, d: int, ref: ClipRef) -> tuple[str, ...]:
-    how = (pass_, spec.speed.scenario, launch) if pass_ == "speed" else (pass_,)
-    dataset = spec.datasets[d].label
-    return tuple(identity.slot(how, entry.label, setting, dataset, ref.name) for setting in entry.settings)
+def _how(spec: RunSpec, pass_: Pass, launch: int, entry: Entry) -> tuple[tuple[Any, ...], tuple[float, ...]]:
+    """What tells points of one pass apart besides method, setting and clip; and the settings of that pass."""
+    if pass_ == "quality":
+        return (pass_,), entry.settings
+    return (pass_, spec.speed.scenario, launch), _spread(entry.settings, spec.speed.settings)
+
+
+def _spread(settings: tuple[float, ...], number: int | None) -> tuple[float, ...]:
+    """So many of the settings, evenly spread over their range: one is the middle one."""
+    if number is None or number >= len(settings):
+        return settings
+    return tuple(settings[(2 * i + 1) * len(settings) // (2 * number)] for i in range(number))
+
+
+def _slots(
+    how: tuple[Any, ...], entry: Entry, settings: tuple[float, ...], dataset: DatasetSpec, ref: ClipRef
+) -> tuple[str, ...]:
+    return tuple(identity.slot(how, entry.label, setting, dataset.label, ref.name) for setting in settings)
 
 
 def _twin(entry: Entry) -> Entry:
@@ -332,7 +348,7 @@ class Workbench:
                 view=self._view(job), profile=self._profile(job),
                 machine=self._machine if job.pass_ == "speed" else None,
             )
-            for setting in entry.settings
+            for setting in job.settings
         ]  # fmt: skip
 
     def _view(self, job: Job) -> dict[str, Any]:
@@ -352,9 +368,7 @@ class Workbench:
         yield from self.tell(self._environment)
         sight = self.sight(job)
         todo: list[Point] = []
-        for slot, setting, key in zip(
-            job.slots, self.entries[job.entry].settings, self.keys(job, sight.digest), strict=True
-        ):
+        for slot, setting, key in zip(job.slots, job.settings, self.keys(job, sight.digest), strict=True):
             if key in self.finished and not (job.preview and key not in self.previewed):
                 yield Known(slot, key)
             else:
@@ -382,7 +396,7 @@ class Workbench:
         """Rows for the points of a job whose process died; their keys are computed here, in the parent."""
         had = {event.slot for event in seen if not isinstance(event, Machine)}
         sight = self.sight(job)
-        points = zip(job.slots, self.entries[job.entry].settings, self.keys(job, sight.digest), strict=True)
+        points = zip(job.slots, job.settings, self.keys(job, sight.digest), strict=True)
         status = Status.OUT_OF_MEMORY if "out of memory" in reason else Status.FAILED
         return [
             Finished(slot, self.row(job, Point(slot, setting, key), sight, status=status, reason=reason))

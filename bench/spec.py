@@ -84,6 +84,10 @@ class SpeedSpec(_Strict):
     """Seconds for the whole pass."""
     launches: int = Field(default=3, ge=1)
     """Fresh processes per configuration."""
+    settings: int | None = Field(default=None, ge=1)
+    """Settings timed of every method, evenly spread over those of the sweep; None times all."""
+    clips: int | None = Field(default=None, ge=1)
+    """Only the first so many clips of every data set."""
     rounds: int = Field(default=50, ge=1)
     """At most, per launch."""
     resident: int = Field(default=4, ge=1)

@@ -35,7 +35,7 @@ def _dataset(work: Workbench, jobs: Sequence[Job], budget: float) -> Iterator[Ev
         sight = sights.setdefault(job.ref.name, work.sight(job))
         entry = work.entries[job.entry]
         keys = work.keys(job, sight.digest)
-        for slot, setting, key in zip(job.slots, entry.settings, keys, strict=True):
+        for slot, setting, key in zip(job.slots, job.settings, keys, strict=True):
             point = Point(slot, setting, key)
             if sight.clip is None:
                 yield Finished(slot, work.row(job, point, sight, status=Status.FAILED, reason=sight.error))
