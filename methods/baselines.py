@@ -14,8 +14,6 @@ from avtbench.methods.latents import LatentMethod, Latents
 from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
-THRESHOLDS = (0.1, 0.2, 0.3, 0.45, 0.65, 0.9)
-
 
 def check_reference(reference: str) -> None:
     """Raise unless ``reference`` is one of the two that LIT's description allows."""
@@ -47,7 +45,7 @@ class Hold(LatentMethod):
     family: ClassVar[Family] = "bound"
     setting_name: ClassVar[str] = "threshold"
     setting_unit: ClassVar[str] = "latent standard deviations"
-    default_settings: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.3, 0.45, 0.65, 0.9)
+    default_settings: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 
     def __init__(self, tokenizer: FrozenTokenizer, reference: Reference = "last_kept") -> None:
         super().__init__(tokenizer)
