@@ -172,7 +172,7 @@ def test_the_speed_pass_follows_the_quality_pass(store, tiny_run):
     spec = tiny_run(
         "dataset.limit=1",
         "passes=[speed, quality]",
-        "speed.budget=20",
+        "speed.budget=300",
         "speed.launches=1",
         "speed.rounds=2",
         "speed.twin=false",
