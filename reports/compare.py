@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,10 @@ MIN_SHARE = 0.5
 """A comparison needs at least this share of the clips."""
 RATIOS = ("kept_fraction", "bpp", "encode_ms", "total_ms", "nfe")
 """Measures compared as a ratio (mean of log-ratios); all others as a difference."""
+
+
+Reader = Callable[[pd.DataFrame], "dict[str, float] | str"]
+"""Reads one clip's points of one method: measure -> value, or the reason why it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,11 @@ class Comparison:
     settings: Mapping[str, float] = field(default_factory=dict)
 
     def sentences(self) -> list[str]:
-        """One sentence per measure."""
+        """The settings where they were found, a sentence per measure, and the clips that could not be compared."""
         lines = []
+        if self.settings:
+            found_at = ", ".join(f"{name} {setting:.4g}" for name, setting in self.settings.items())
+            lines.append(f"settings found on the calibration clips: {found_at}")
         for name, found in self.estimates.items():
             m = MEASURES[name]
             verb = (
@@ -85,6 +93,9 @@ class Comparison:
                 f"at {self.at}, {m.label} of {self.a} {verb}, {found.clips}"
                 + (f" ({found.note})" if found.note else "")
             )
+        if self.left_out:
+            clip, reason = next(iter(self.left_out.items()))
+            lines.append(f"left out: {len(self.left_out)} clips, e.g. {clip}: {reason}")
         return lines
 
 
@@ -96,14 +107,20 @@ def compare(
     *,
     dataset: str | None = None,
     calibration: Sequence[Row] | None = None,
+    per_clip: bool = True,
     resamples: int = RESAMPLES,
 ) -> Comparison:
     """Compare two methods at one rate or one quality, never at two arbitrary points.
 
-    Without ``calibration`` each clip is read off its own curves: at the level, by linear interpolation between swept
-    settings (matched quality takes the lowest rate that reaches it). With ``calibration`` (rows of other clips) the
-    setting of each method at which the calibration mean meets the level is found first and then applied to every clip
-    of ``rows``; what is reached there is itself a result. Missing times leave the time measures out.
+    Three ways to meet the level, all by linear interpolation between swept settings:
+
+    * each clip is read off its own curve (the default; matched quality takes the lowest rate that reaches it);
+    * ``per_clip=False``: each method at the one setting at which its mean over these clips meets the level, so that it
+      may spend less on a still clip and more on a lively one;
+    * ``calibration`` (rows of other clips): the setting is found on their mean and applied to every clip of ``rows``;
+      what is reached there is itself a result.
+
+    Missing times leave the time measures out.
 
     Raises :class:`ReportError` for an unknown name or level and :class:`Refused` where fewer than half of the clips
     can be compared.
@@ -120,11 +137,16 @@ def compare(
             )
     points = with_times(points, of_dataset(speed_points(table), dataset))
     settings: dict[str, float] = {}
+    readers: dict[str, Reader] = {}
     if calibration is not None:
         held = frame(calibration)
         settings = {name: _calibrated(held, name, where) for name in (a, b)}
+        readers = {name: partial(_at_setting, setting=setting) for name, setting in settings.items()}
+    for name in [n for n in (a, b) if n not in readers]:
+        mine = points[points["label"] == name]
+        readers[name] = partial(at_level, where=where) if per_clip else on_mean_curve(mine, where)
     of = clips_of(table, dataset)
-    found, left_out = _matched(points, (a, b), where, settings)
+    found, left_out = _matched(points, (a, b), readers)
     if len(found) < max(1, MIN_SHARE * of):
         raise Refused(_too_few(a, b, where, len(found), of, left_out))
     return _summary(a, b, where, dataset, of, found, left_out, settings, resamples)
@@ -137,6 +159,34 @@ def calibrate(rows: Sequence[Row], method: str, target: str | At) -> float:
     target.
     """
     return _calibrated(frame(rows), method, At.parse(target) if isinstance(target, str) else target)
+
+
+def on_mean_curve(mine: pd.DataFrame, where: At) -> Reader:
+    """Return a reader of clips at the one setting (between two swept ones) where the mean over them meets a level.
+
+    ``mine``: the points of one method. Raises :class:`Refused` where the mean never meets it.
+    """
+    curve = mine.groupby("setting", dropna=False, as_index=False)[["kept_fraction", "bpp", *QUALITIES]].mean()
+    curve = curve.sort_values(["kept_fraction", "bpp"]).reset_index(drop=True)
+    position = _crossing(curve[where.measure].to_numpy(), where.level)
+    if position is None:
+        measure, reached = MEASURES[where.measure], curve[where.measure][np.isfinite(curve[where.measure])]
+        spans = (
+            f"{reached.min():.{measure.digits}f} to {reached.max():.{measure.digits}f}" if len(reached) else "nothing"
+        )
+        raise Refused(f"{mine['label'].iloc[0]} reaches {measure.label} {spans} on the mean, not {where.level:g}")
+    place = {setting: i for i, setting in enumerate(curve["setting"])}
+    lower, weight = position
+    needed = set(curve["setting"].iloc[lower : lower + 1 + (weight > 0)])
+
+    def read(clip: pd.DataFrame) -> dict[str, float] | str:
+        if not needed <= set(clip["setting"]):
+            return "not finished at " + " and ".join(f"{s:g}" for s in sorted(needed))
+        own = clip.assign(place=clip["setting"].map(place)).sort_values("place").reset_index(drop=True)
+        start = int(own.index[own["place"] == lower][0])
+        return _read(own, (start, weight))
+
+    return read
 
 
 def at_level(clip: pd.DataFrame, where: At) -> dict[str, float] | str:
@@ -236,7 +286,7 @@ def _read(curve: pd.DataFrame, position: tuple[int, float]) -> dict[str, float]:
 
 
 def _matched(
-    points: pd.DataFrame, names: tuple[str, str], where: At, settings: Mapping[str, float]
+    points: pd.DataFrame, names: tuple[str, str], readers: Mapping[str, Reader]
 ) -> tuple[list[tuple[str, dict[str, float], dict[str, float]]], dict[str, str]]:
     """Return (cluster, values of a, values of b) of the clips that both can be read on, and why others are out."""
     found, left_out = [], {}
@@ -244,11 +294,7 @@ def _matched(
         sides = []
         for name in names:
             mine = of_clip[of_clip["label"] == name]
-            read: dict[str, float] | str
-            if mine.empty:
-                read = "not finished"
-            else:
-                read = _at_setting(mine, settings[name]) if settings else at_level(mine, where)
+            read = "not finished" if mine.empty else readers[name](mine)
             if isinstance(read, str):
                 left_out[f"{dataset}/{clip}"] = f"{name}: {read}"
                 break

@@ -77,7 +77,7 @@ def _pair(table: pd.DataFrame, method: str, against: str, dataset: str) -> Pair:
         method,
         against,
         dataset,
-        tried(lambda: compare(table, method, against, AT, dataset=dataset, resamples=RESAMPLES)),
+        tried(lambda: compare(table, method, against, AT, dataset=dataset, per_clip=False, resamples=RESAMPLES)),
         tried(lambda: bjontegaard_delta(table, method, against, of="rate", dataset=dataset, resamples=BD_RESAMPLES)),
         tried(lambda: bjontegaard_delta(table, method, against, of="quality", dataset=dataset, resamples=BD_RESAMPLES)),
     )
@@ -123,8 +123,9 @@ def comparison_table(found: Sequence[Pair], tier: str) -> Table:
         )
     caption = (
         "Paired comparisons: difference (method minus the other) with its 95 % interval, bootstrap over clips, "
-        "clips of one source resampled together. BD-rate and BD-PSNR on the upper hull of the mean curves, over bits "
-        "with mask; the overlap is that of the PSNR ranges / rate ranges."
+        "clips of one source resampled together. PSNR: each at the setting where its mean over the clips keeps half of "
+        "the tokens. BD-rate and BD-PSNR: on the upper hull of the mean curves, over bits with mask; the overlap is "
+        "that of the PSNR ranges / rate ranges."
     )
     notes = [f"Refused: {reason}" for reason in dict.fromkeys(r for v in values for r in v["refused"].split("; ") if r)]
     return Table(f"comparisons-{tier}", caption, pd.DataFrame(values), pd.DataFrame(texts), frozenset(), tuple(notes))
@@ -270,7 +271,7 @@ def reached(table: pd.DataFrame) -> list[Finding]:
             told.append(
                 Finding(
                     "plain",
-                    f"{label} keeps {gap.mean():+.3f} of the tokens against the request on average, "
+                    f"{label} keeps {round(gap.mean(), 3) + 0.0:+.3f} of the tokens against the request on average, "
                     f"{gap.abs().max():.3f} at most, {len(mine)} points.",
                 )
             )

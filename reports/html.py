@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from avtbench.bench.measures import MEASURES
@@ -106,7 +107,8 @@ def method_lines(table: pd.DataFrame) -> list[dict[str, Any]]:
     for label, mine in table[table["alias"] == ""].groupby("label", sort=False):
         first = mine.iloc[mine["done"].to_numpy().argmax()]
         settings = sorted(mine.loc[mine["done"] & mine["setting"].notna(), "setting"].unique())
-        named = f"{first['setting_name']}: " if first["setting_name"] else ""
+        unset = first["setting_name"] in ("", "none")
+        named = "" if unset else f"{first['setting_name']}: "
         count = mine["done"].groupby(mine["pass"]).agg(["sum", "size"])
         cell = {
             p: f"{count.loc[p, 'sum']} of {count.loc[p, 'size']}" if p in count.index else "–"
@@ -116,7 +118,7 @@ def method_lines(table: pd.DataFrame) -> list[dict[str, Any]]:
             {
                 "label": str(label),
                 "colour": look[str(label)].colour,
-                "settings": named + (", ".join(f"{s:g}" for s in settings) or "–"),
+                "settings": "–" if unset else named + ", ".join(f"{s:g}" for s in settings),
                 "failed": int((~mine["done"]).sum()),
                 **{k: first[k] for k in ("family", "tier", "weights", "tokenizer")},
                 **cell,
@@ -139,10 +141,13 @@ def render(pictures: Mapping[str, Sequence[Picture]], **context: Any) -> str:
     loader = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PARTS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False
     )
-    images = {p.stem: data_uri(p.png.read_bytes(), "image/png") for group in pictures.values() for p in group}
+    every = [p for group in pictures.values() for p in group]
+    images = {p.stem: data_uri(p.png.read_bytes(), "image/png") for p in every}
+    widths = {p.stem: Image.open(p.png).width // 2 for p in every}  # at 200 dpi, so about print size
     return loader.get_template("report.html.j2").render(
         pictures=pictures,
         images=images,
+        widths=widths,
         words=TONES,
         css=(PARTS / "page.css").read_text(encoding="utf-8"),
         script=(PARTS / "curves.js").read_text(encoding="utf-8"),

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from avtbench.bench.measures import MEASURES
-from avtbench.reports.compare import At, at_level, with_times
+from avtbench.reports.compare import At, on_mean_curve, with_times
 from avtbench.reports.curves import Mean, curves, mean_over_clips
+from avtbench.reports.errors import Refused
 from avtbench.reports.frame import QUALITIES, clips_of, datasets_in, of_dataset, quality_points, speed_points
 from avtbench.reports.palette import UPPER, base_name, order
 
@@ -85,7 +86,7 @@ class Line:
 
 
 def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] = LEVELS) -> Table:
-    """Every method at equal kept fractions, each clip read off its own curve; the best of a level in bold.
+    """Every method at the setting where its mean keeps the same fraction of the tokens; the best of a level in bold.
 
     Nothing is best that lacks clips, nor an upper bound (full rate, oracle). A bound that keeps everything stands
     once per data set, on a line of its own.
@@ -100,16 +101,17 @@ def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] = LEVELS) ->
         labels = sorted(set(here["label"]), key=order)
         lines += [_at(here[here["label"] == label], label, dataset, 1.0, of) for label in labels if label in full]
         for level in levels:
-            block = [
-                _at(here[here["label"] == label], label, dataset, level, of) for label in labels if label not in full
-            ]
-            lines += mark_best([line for line in block if line.done])
-            missing += [
-                f"{line.label} keeps {level:g} of the tokens on no clip of {dataset}" for line in block if not line.done
-            ]
+            block = []
+            for label in (name for name in labels if name not in full):
+                try:
+                    block.append(_at(here[here["label"] == label], label, dataset, level, of))
+                except Refused as reason:
+                    missing.append(f"{dataset}: {reason}")
+            lines += mark_best(block)
     caption = (
-        "Matched rate: every method at the same kept fraction, each clip read off its own curve. Mean over clips. "
-        "Bold: best of its level, upper bounds aside. *: not every clip is in the mean, never best."
+        "Matched rate: every method at the setting, between two measured ones, at which its mean over the clips keeps "
+        "the same fraction of the tokens. Mean over clips. Bold: best of its level, upper bounds aside. *: not every "
+        "clip is in the mean, never best."
     )
     return _table(f"results-{tier}", caption, "kept", lines, MATCHED, [*absences(points), *missing])
 
@@ -122,7 +124,8 @@ def swept(table: pd.DataFrame, tier: str) -> Table:
     for dataset in datasets_in(points):
         for curve in curves(table, dataset, tier):
             for point in curve.points:
-                at = f"{curve.setting_name} {point.setting:g}".strip() if not math.isnan(point.setting) else "–"
+                unset = curve.setting_name == "none" or math.isnan(point.setting)
+                at = "–" if unset else f"{curve.setting_name} {point.setting:g}".strip()
                 lines.append(Line(dataset, at, curve.label, point.means, point.done, point.of))
     caption = "Every setting as measured. Mean over clips. *: not every clip is in the mean."
     return _table(f"sweep-{tier}", caption, "setting", lines, SWEPT, absences(points))
@@ -194,7 +197,8 @@ def absences(points: pd.DataFrame) -> list[str]:
 
 
 def _at(mine: pd.DataFrame, label: str, dataset: str, level: float, of: int) -> Line:
-    read = [at_level(of_clip, At("kept_fraction", level)) for _, of_clip in mine.groupby(["dataset", "clip"])]
+    reader = on_mean_curve(mine, At("kept_fraction", level))
+    read = [reader(of_clip) for _, of_clip in mine.groupby(["dataset", "clip"])]
     found = [values for values in read if not isinstance(values, str)]
     means = {m: mean_over_clips(pd.Series([v[m] for v in found], dtype=float), of) for m in MEASURES}
     return Line(dataset, f"{level:g}", label, means, len(found), of)

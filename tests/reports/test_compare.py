@@ -140,3 +140,17 @@ def test_times_are_compared_where_both_were_timed(make):
     rows = make.sweep(["lit", "elastictok-style"], clips=4)
     found = compare(rows, "elastictok-style", "lit", "kept=0.5").estimates["total_ms"]
     assert found.low > 4
+
+
+def test_one_setting_for_all_clips_lets_a_method_spend_where_it_moves(make):
+    rows = []
+    for method, psnr in (("lit", 30.0), ("hold", 29.0)):
+        for setting, (still, lively) in enumerate(((0.2, 0.4), (0.2, 1.0))):
+            rows.append(make.quality_row(method, still, 0, psnr=psnr, setting=setting))
+            rows.append(make.quality_row(method, lively, 1, psnr=psnr, setting=setting))
+    assert compare(rows, "lit", "hold", "kept=0.5").left_out == {"davis/clip-00": "lit: kept tokens spans 0.2 to 0.2"}
+    found = compare(rows, "lit", "hold", "kept=0.5", per_clip=False)
+    assert found.n == 2
+    assert found.estimates["psnr"].value == pytest.approx(1.0, abs=1e-3)
+    with pytest.raises(Refused, match=r"lit reaches kept tokens 0.300 to 0.600 on the mean, not 0.9"):
+        compare(rows, "lit", "hold", "kept=0.9", per_clip=False)

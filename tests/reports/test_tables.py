@@ -123,4 +123,4 @@ def test_a_method_that_never_meets_the_level_is_named(make):
     rows = [make.quality_row("lit", s, 0) for s in (0.4, 0.6)] + [make.quality_row("hold", s, 0) for s in (0.7, 0.9)]
     table = tables.matched(frame(rows), "shared", levels=(0.5,))
     assert list(table.texts["method"]) == ["lit"]
-    assert table.notes[-1] == "hold keeps 0.5 of the tokens on no clip of davis"
+    assert table.notes[-1] == "davis: hold reaches kept tokens 0.700 to 0.900 on the mean, not 0.5"
