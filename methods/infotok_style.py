@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from avtbench.methods.baselines import per_position
 from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.latents import LatentMethod, Latents
-from avtbench.methods.lit.method import WEIGHTS, load_lit
+from avtbench.methods.lit.method import load_lit
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
 
@@ -33,10 +32,7 @@ class InfoTokStyle(LatentMethod):
 
     def __init__(self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None) -> None:
         super().__init__(tokenizer)
-        shipped = WEIGHTS / f"infotok-style-{tokenizer.name}.safetensors"
-        self.network, self.network_digest = load_lit(
-            Path(adapter_weights) if adapter_weights else shipped, tokenizer, task=self.name
-        )
+        self.network, self.network_digest = load_lit(tokenizer, self.name, adapter_weights)
 
     @property
     def parameters(self) -> Mapping[str, Any]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from avtbench.methods.contract import ContractError
+from avtbench.methods.tokenizers.contract import FrozenTokenizer
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Checkpoints that ship with the package."""
 
 
 def read_safetensors(path: Path, mend: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -31,3 +37,23 @@ def read_safetensors(path: Path, mend: str) -> tuple[dict[str, Tensor], dict[str
 def digest_of(path: Path) -> str:
     """sha256 of a file, 16 hex digits: the identity of its parameters."""
     return sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def read_trained_for(
+    tokenizer: FrozenTokenizer, task: str, path: str | Path | None
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Configuration, float32 parameters and digest of a checkpoint that ``avtbench train TASK`` made for a tokeniser.
+
+    ``path`` None takes the shipped one. Raises :class:`ContractError` where it was trained for another tokeniser.
+    """
+    mend = f"train one with: avtbench train {task} --tokenizer {tokenizer.name}"
+    path = Path(path) if path else WEIGHTS / f"{task}-{tokenizer.name}.safetensors"
+    tensors, meta = read_safetensors(path, mend)
+    config = json.loads(meta["config"])
+    trained_on = meta.get("tokenizer_digest", "")
+    if config.get("channels") != tokenizer.channels or trained_on != tokenizer.digest:
+        raise ContractError(
+            f"{path}: trained for a tokeniser with digest {trained_on} and {config.get('channels')} channels, but "
+            f"{tokenizer.name} has {tokenizer.digest} and {tokenizer.channels}; {mend}"
+        )
+    return config, {name: value.float() for name, value in tensors.items()}, digest_of(path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +12,7 @@ from avtbench.methods.contract import ContractError, Family, Tokens
 from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, prefix_mask, prefix_order
 from avtbench.methods.latents import LatentMethod, Latents
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
-from avtbench.methods.trained import digest_of, read_safetensors
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
+from avtbench.methods.trained import read_trained_for
 
 
 class ElasticTokStyle(LatentMethod):
@@ -40,8 +36,10 @@ class ElasticTokStyle(LatentMethod):
 
     def __init__(self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None, least: float = 0.0625) -> None:
         super().__init__(tokenizer)
-        shipped = WEIGHTS / f"elastictok-style-{tokenizer.name}.safetensors"
-        self.adapter, self.adapter_digest = load_adapter(Path(adapter_weights or shipped), tokenizer)
+        config, tensors, self.adapter_digest = read_trained_for(tokenizer, self.name, adapter_weights)
+        self.adapter = ElasticAdapter(ElasticConfig(**config))
+        self.adapter.load_state_dict(tensors)
+        self.adapter.to(tokenizer.device).eval().requires_grad_(False)
         if not 0 < least <= 1:
             raise ContractError(f"{self.name}: least is {least:g}, expected a fraction above 0 and up to 1")
         self.least = least
@@ -155,19 +153,3 @@ class ElasticTokStyle(LatentMethod):
     def _pixels(self, latents: Latents, k: int) -> Tensor:
         first, last = self._span(k)
         return latents.video[first:last].to(self.center.device).float().div(127.5).sub(1)
-
-
-def load_adapter(path: Path, tokenizer: FrozenTokenizer) -> tuple[ElasticAdapter, str]:
-    """The trained adapter of a checkpoint on the tokeniser's device, and the checkpoint's digest."""
-    mend = f"train one with: avtbench train elastictok-style --tokenizer {tokenizer.name}"
-    tensors, meta = read_safetensors(path, mend)
-    config = ElasticConfig(**json.loads(meta["config"]))
-    trained_on = meta.get("tokenizer_digest", "")
-    if config.channels != tokenizer.channels or trained_on != tokenizer.digest:
-        raise ContractError(
-            f"{path}: trained for a tokeniser with digest {trained_on} and {config.channels} channels, but "
-            f"{tokenizer.name} has {tokenizer.digest} and {tokenizer.channels}; {mend}"
-        )
-    adapter = ElasticAdapter(config)
-    adapter.load_state_dict({name: value.float() for name, value in tensors.items()})
-    return adapter.to(tokenizer.device).eval().requires_grad_(False), digest_of(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,9 +14,7 @@ from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.placement import seeded
 from avtbench.methods.threshold import Reference
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
-from avtbench.methods.trained import digest_of, read_safetensors
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
+from avtbench.methods.trained import read_trained_for
 
 
 class Lit(Hold):
@@ -32,8 +29,6 @@ class Lit(Hold):
     name: ClassVar[str] = "lit"
     summary: ClassVar[str] = "temporal-L1 threshold, filled by a Latent Inpainting Transformer"
     family: ClassVar[Family] = "threshold"
-    shipped: ClassVar[str] = "lit-{tokenizer}.safetensors"
-    """File name of the shipped checkpoint, by tokeniser."""
 
     def __init__(
         self,
@@ -47,8 +42,7 @@ class Lit(Hold):
             self.network, self.network_digest = random_lit(size, tokenizer), f"random {size}"
             self.weights = "random"
         else:
-            path = Path(lit_weights) if lit_weights else WEIGHTS / self.shipped.format(tokenizer=tokenizer.name)
-            self.network, self.network_digest = load_lit(path, tokenizer)
+            self.network, self.network_digest = load_lit(tokenizer, self.name, lit_weights)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -71,7 +65,6 @@ class LitPlain(Lit):
 
     name: ClassVar[str] = "lit-plain"
     summary: ClassVar[str] = "the abstract's plain version: mask embedding alone, no held value, no residual output"
-    shipped: ClassVar[str] = "lit-plain-{tokenizer}.safetensors"
 
 
 def random_lit(size: str, tokenizer: FrozenTokenizer) -> LatentInpaintingTransformer:
@@ -85,17 +78,9 @@ def random_lit(size: str, tokenizer: FrozenTokenizer) -> LatentInpaintingTransfo
     return network.to(tokenizer.device, tokenizer.dtype).eval().requires_grad_(False)
 
 
-def load_lit(path: Path, tokenizer: FrozenTokenizer, task: str = "lit") -> tuple[LatentInpaintingTransformer, str]:
-    """The trained network of a checkpoint on the tokeniser's device, and the checkpoint's digest."""
-    mend = f"train one with: avtbench train {task} --tokenizer {tokenizer.name}"
-    tensors, meta = read_safetensors(path, mend)
-    config = LITConfig(**json.loads(meta["config"]))
-    trained_on = meta.get("tokenizer_digest", "")
-    if config.channels != tokenizer.channels or trained_on != tokenizer.digest:
-        raise ContractError(
-            f"{path}: trained for a tokeniser with digest {trained_on} and {config.channels} channels, but "
-            f"{tokenizer.name} has {tokenizer.digest} and {tokenizer.channels}; {mend}"
-        )
-    network = LatentInpaintingTransformer(config)
-    network.load_state_dict({name: value.float() for name, value in tensors.items()})
-    return network.to(tokenizer.device).eval().requires_grad_(False), digest_of(path)
+def load_lit(tokenizer: FrozenTokenizer, task: str, path: str | Path | None) -> tuple[LatentInpaintingTransformer, str]:
+    """The network that ``avtbench train TASK`` made for a tokeniser, on its device, and the checkpoint's digest."""
+    config, tensors, digest = read_trained_for(tokenizer, task, path)
+    network = LatentInpaintingTransformer(LITConfig(**config))
+    network.load_state_dict(tensors)
+    return network.to(tokenizer.device).eval().requires_grad_(False), digest

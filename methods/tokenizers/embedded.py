@@ -17,9 +17,9 @@ from avtbench.methods.tokenizers.embedded_network import (
     EmbeddedNetwork,
     StreamState,
 )
-from avtbench.methods.trained import digest_of, read_safetensors
+from avtbench.methods.trained import WEIGHTS, digest_of, read_safetensors
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "embedded.safetensors"
+SHIPPED = WEIGHTS / "embedded.safetensors"
 
 
 class EmbeddedTokenizer(FrozenTokenizer):
