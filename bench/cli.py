@@ -210,11 +210,20 @@ def run(
     ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and estimated time, then stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is stored already.")] = False,
+    lpips_weights: Annotated[
+        Path | None,
+        typer.Option(help="Backbone of LPIPS: a file, or a folder of them.", show_default="AVTBENCH_WEIGHTS"),
+    ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
 ) -> None:
     """Run a sweep, resume a killed one, write its report; the demo by default."""
     from avtbench.bench import spec as specs
+    from avtbench.bench.errors import UserError
 
+    if lpips_weights is not None:
+        if not lpips_weights.exists():
+            raise UserError(f"--lpips-weights {lpips_weights}: there is no such file or folder; check the path")
+        os.environ["AVTBENCH_WEIGHTS"] = str(lpips_weights.resolve())  # spawned processes look there as well
     wanted = specs.override(specs.load(spec), method, dataset, set_)
     _start(wanted, out, store or out / STORE.name, workers=workers, dry_run=dry_run, fresh=fresh, report=report)
 

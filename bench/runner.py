@@ -129,7 +129,8 @@ def plan(spec: RunSpec) -> Plan:
         raise PluginError(f"no method of the shared tier can run here{said}{more}; see avtbench doctor")
     entries = [_aliased(entry, entries) for entry in entries]
     if "speed" in spec.passes and spec.speed.twin:
-        entries.append(_twin(entries[0]))
+        # a threshold method where there is one: a search may be too slow for its twin to get samples
+        entries.append(_twin(min(entries, key=lambda e: e.plugin.literals.get("family") != "threshold")))
     bench = replace(bench, entries=tuple(entries))
     refs = [_clips(bench.dataset(d), wanted) for d, wanted in enumerate(spec.datasets)]
     jobs = [

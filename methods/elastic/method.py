@@ -110,7 +110,8 @@ class ElasticTokStyle(LatentMethod):
                 keep = prefix_mask(torch.tensor([count], device=frame.device), h, w)
                 rebuilt = self._unpack(self._pack(frame, context, keep), context, keep)
                 decoded = self._decode_probe(rebuilt, state, latents, k)
-                error = float((decoded - original).square().mean())
+                with self.stage("error"):
+                    error = float((decoded - original).square().mean())
             if error < target:
                 best, high = count, count - 1
             else:
@@ -118,12 +119,14 @@ class ElasticTokStyle(LatentMethod):
         return best
 
     def _pack(self, frame: Tensor, context: Tensor, keep: Tensor) -> Tensor:
-        self.count("adapter_encoder")
-        return self.adapter.pack(frame, context, keep)
+        with self.stage("pack"):
+            self.count("adapter_encoder")
+            return self.adapter.pack(frame, context, keep)
 
     def _unpack(self, tokens: Tensor, context: Tensor, keep: Tensor) -> Tensor:
-        self.count("adapter_decoder")
-        return self.adapter.unpack(tokens, context, keep)
+        with self.stage("unpack"):
+            self.count("adapter_decoder")
+            return self.adapter.unpack(tokens, context, keep)
 
     def _decode_next(self, z: Tensor, state: Any) -> tuple[Tensor, Any]:
         latent = (z[0].unsqueeze(1) * self.scale + self.center).to(self.tokenizer.dtype)

@@ -103,6 +103,10 @@ class ElasticAdapter(nn.Module):
 
 def prefix_mask(counts: Tensor, h: int, w: int) -> Tensor:
     """Counts ``[B]`` -> bool ``[B, h, w]``: the first ``count`` positions of :func:`prefix_order`."""
-    place = torch.empty(h * w, dtype=torch.long)
-    place[prefix_order(h, w)] = torch.arange(h * w)
-    return (place.to(counts.device) < counts[:, None]).view(-1, h, w)
+    return (_place(h, w, counts.device) < counts[:, None]).view(-1, h, w)
+
+
+@lru_cache(maxsize=32)
+def _place(h: int, w: int, device: torch.device) -> Tensor:
+    """Flat grid positions -> their place in :func:`prefix_order`."""
+    return prefix_order(h, w).argsort().to(device)

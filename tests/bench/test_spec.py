@@ -92,7 +92,7 @@ def test_overrides_reach_every_corner():
     assert lit.knobs == {"reference": "previous"}
     assert hold.tokenizer.name == "other"
     assert spec.view_of(spec.datasets[0]).frames == 9
-    assert (spec.datasets[0].limit, spec.datasets[0].knobs) == (2, {"root": "/data"})
+    assert (spec.datasets[0].limit, spec.datasets[0].knobs) == (2, {"clips": 6, "root": "/data"})
 
 
 @pytest.mark.parametrize(
