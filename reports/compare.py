@@ -161,6 +161,27 @@ def calibrate(rows: Sequence[Row], method: str, target: str | At) -> float:
     return _calibrated(frame(rows), method, At.parse(target) if isinstance(target, str) else target)
 
 
+def common_levels(points: pd.DataFrame, wanted: Sequence[float], fewest: int = 2) -> tuple[float, ...]:
+    """Return the kept fractions at which all methods of ``points`` can be compared, from high to low.
+
+    Those of ``wanted`` that lie within every method's mean curve; where that leaves fewer than ``fewest``, up to three
+    multiples of 0.05 (else 0.01) spread over the common range. Empty where there is no common range.
+    """
+    shares = (
+        points.groupby(["label", "setting"], dropna=False)["kept_fraction"].mean().groupby("label").agg(["min", "max"])
+    )
+    low, high = shares["min"].max(), shares["max"].min()
+    inside = [level for level in wanted if low <= level <= high]
+    if len(inside) >= fewest or not low <= high:
+        return tuple(inside)
+    for steps in (20, 100):
+        grid = [i / steps for i in range(math.ceil(low * steps), math.floor(high * steps) + 1)]
+        if len(grid) >= fewest or (grid and steps == 100):
+            picked = {grid[round(q * (len(grid) - 1))] for q in (0, 0.5, 1)}
+            return tuple(sorted(picked, reverse=True))
+    return tuple(inside)
+
+
 def on_mean_curve(mine: pd.DataFrame, where: At) -> Reader:
     """Return a reader of clips at the one setting (between two swept ones) where the mean over them meets a level.
 

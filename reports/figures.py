@@ -270,7 +270,20 @@ def _time_axis(axes: Axes, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-STAGE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2")
+STAGE_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8C6D31",
+    "#5E4FA2",
+    "#44AA99",
+    "#882255",
+    "#999933",
+    "#666666",
+)
 
 
 def stage_breakdown(found: Sequence[StageMeans]) -> Figure:

@@ -13,10 +13,10 @@ import pandas as pd
 
 from avtbench.bench import statistics
 from avtbench.bench.measures import MEASURES, mse
-from avtbench.reports.compare import Comparison, compare
+from avtbench.reports.compare import At, Comparison, common_levels, compare
 from avtbench.reports.curves import bjontegaard_delta
 from avtbench.reports.errors import Refused, ReportError
-from avtbench.reports.frame import datasets_in, quality_points, speed_points
+from avtbench.reports.frame import datasets_in, of_dataset, quality_points, speed_points
 from avtbench.reports.intervals import Estimate
 from avtbench.reports.palette import base_name, order
 from avtbench.reports.tables import Table
@@ -27,7 +27,7 @@ HOLD, FULL = "hold", "full-rate"
 RESAMPLES = 1000
 BD_RESAMPLES = 300
 """A Bjontegaard delta is fitted anew for every resample, which takes about a millisecond."""
-AT = "kept=0.5"
+HALF = 0.5
 MOST_UNATTRIBUTED = 0.05
 
 
@@ -46,6 +46,8 @@ class Pair:
     method: str
     against: str
     dataset: str
+    level: float
+    """Kept fraction of ``at_rate``: half of the tokens, or the nearest that both methods reach."""
     at_rate: Comparison | str
     bd_rate: Estimate | str
     bd_quality: Estimate | str
@@ -67,6 +69,10 @@ def pairs(table: pd.DataFrame, tier: str) -> list[Pair]:
 
 
 def _pair(table: pd.DataFrame, method: str, against: str, dataset: str) -> Pair:
+    points = of_dataset(quality_points(table), dataset)
+    levels = common_levels(points[points["label"].isin((method, against))], (HALF,), fewest=1)
+    level = min(levels, key=lambda share: abs(share - HALF), default=HALF)
+
     def tried(make: Callable[[], Any]) -> Any:
         try:
             return make()
@@ -77,7 +83,12 @@ def _pair(table: pd.DataFrame, method: str, against: str, dataset: str) -> Pair:
         method,
         against,
         dataset,
-        tried(lambda: compare(table, method, against, AT, dataset=dataset, per_clip=False, resamples=RESAMPLES)),
+        level,
+        tried(
+            lambda: compare(
+                table, method, against, At("kept_fraction", level), dataset=dataset, per_clip=False, resamples=RESAMPLES
+            )
+        ),
         tried(lambda: bjontegaard_delta(table, method, against, of="rate", dataset=dataset, resamples=BD_RESAMPLES)),
         tried(lambda: bjontegaard_delta(table, method, against, of="quality", dataset=dataset, resamples=BD_RESAMPLES)),
     )
@@ -94,6 +105,7 @@ def comparison_table(found: Sequence[Pair], tier: str) -> Table:
         )
         numbers = {"at": psnr, "bd_rate": pair.bd_rate, "bd_psnr": pair.bd_quality}
         exact: dict[str, Any] = {"data set": pair.dataset, "method": pair.method, "against": pair.against}
+        exact["kept"] = pair.level
         reasons = []
         for name, number in numbers.items():
             if isinstance(number, str):
@@ -114,7 +126,8 @@ def comparison_table(found: Sequence[Pair], tier: str) -> Table:
                 "data set": pair.dataset,
                 "method": pair.method,
                 "against": pair.against,
-                "PSNR at half the tokens (dB)": _cell(psnr),
+                "kept": f"{pair.level:g}",
+                "PSNR at that rate (dB)": _cell(psnr),
                 "BD-rate (%)": _cell(pair.bd_rate),
                 "BD-PSNR (dB)": _cell(pair.bd_quality),
                 "overlap": " / ".join(overlap) or "–",
@@ -123,8 +136,8 @@ def comparison_table(found: Sequence[Pair], tier: str) -> Table:
         )
     caption = (
         "Paired comparisons: difference (method minus the other) with its 95 % interval, bootstrap over clips, "
-        "clips of one source resampled together. PSNR: each at the setting where its mean over the clips keeps half of "
-        "the tokens. BD-rate and BD-PSNR: on the upper hull of the mean curves, over bits with mask; the overlap is "
+        "clips of one source resampled together. PSNR: each at the setting where its mean over the clips keeps that "
+        "share of the tokens. BD-rate and BD-PSNR: on the upper hull of the mean curves, over bits with mask; the overlap is "
         "that of the PSNR ranges / rate ranges."
     )
     notes = [f"Refused: {reason}" for reason in dict.fromkeys(r for v in values for r in v["refused"].split("; ") if r)]
@@ -143,7 +156,7 @@ def against_hold(found: Sequence[Pair]) -> list[Finding]:
     for pair in found:
         if base_name(pair.against) != HOLD:
             continue
-        head = f"{pair.method} against {pair.against} on {pair.dataset}, at half of the tokens:"
+        head = f"{pair.method} against {pair.against} on {pair.dataset}, at {pair.level:g} of the tokens:"
         if isinstance(pair.at_rate, str):
             told.append(Finding("refused", f"{head} not compared, {pair.at_rate}."))
             continue
@@ -207,9 +220,9 @@ def _speed_up(slow: pd.DataFrame, fast: pd.DataFrame, a: str, b: str, where: str
         return [Finding("refused", f"{b} against {a} ({where}): {reason}.")]
     random = " Random weights." if {"random"} & {slow["weights"].iloc[0], fast["weights"].iloc[0]} else ""
     kept = " and ".join(f"{m['kept_fraction'].mean():.2f}" for m in (fast, slow))
-    tone: Tone = "plain" if floor is not None and (found.low > floor or found.high < 1 / floor) else "open"
-    text = f"{b} against {a}, at {kept} of the tokens: {found}. {b} is {found.verdict(floor)}.{random}"
-    return [Finding(tone, text)]
+    tone: Tone = "plain" if floor is None or found.low > floor or found.high < 1 / floor else "open"
+    verdict = f" {b} is {found.verdict(floor)}." if floor is not None else ""
+    return [Finding(tone, f"{b} against {a}, at {kept} of the tokens: {found}.{verdict}{random}")]
 
 
 def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) -> list[Finding]:

@@ -23,6 +23,7 @@ from avtbench.reports.palette import looks, order
 PARTS = Path(__file__).parent / "page"
 TONES = {"good": "ahead", "bad": "behind", "open": "open", "refused": "refused", "plain": ""}
 MOST_FAILURES = 60
+MOST_CLIPS = 5
 
 
 def curve_data(panels: Mapping[str, Sequence[Curve]]) -> str:
@@ -79,21 +80,25 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def failures(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Points that did not finish, those of one clip with one reason on one line."""
+    """Points that did not finish, those with one reason on one line."""
     left = table[~table["done"]]
+    why = left["reason"].str.replace(
+        r"^\S+ at \S+: ", "", regex=True
+    )  # what names the point stands in columns of its own
     lines = []
-    for (status, dataset, clip, pass_, reason), group in left.groupby(
-        ["status", "dataset", "clip", "pass", "reason"], sort=False
-    ):
-        methods = ", ".join(sorted(set(group["label"]), key=order))
+    for (status, dataset, pass_, reason), group in left.groupby(["status", "dataset", "pass", why], sort=False):
+        clips = list(dict.fromkeys(group["clip"]))
+        named = ", ".join(clips[:MOST_CLIPS]) + (
+            f" and {len(clips) - MOST_CLIPS} more" if len(clips) > MOST_CLIPS else ""
+        )
         lines.append(
             {
                 "status": status.replace("_", " "),
                 "dataset": dataset,
-                "clip": clip,
+                "clip": named,
                 "pass_": pass_,
                 "reason": reason,
-                "methods": methods,
+                "methods": ", ".join(sorted(set(group["label"]), key=order)),
                 "points": len(group),
             }
         )

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from avtbench.bench.measures import MEASURES
-from avtbench.reports.compare import At, on_mean_curve, with_times
+from avtbench.reports.compare import At, common_levels, on_mean_curve, with_times
 from avtbench.reports.curves import Mean, curves, mean_over_clips
 from avtbench.reports.errors import Refused
 from avtbench.reports.frame import QUALITIES, clips_of, datasets_in, of_dataset, quality_points, speed_points
@@ -85,35 +85,44 @@ class Line:
         return f"{text}, {self.lossless} lossless" if self.lossless else text
 
 
-def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] = LEVELS) -> Table:
+def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] | None = None) -> Table:
     """Every method at the setting where its mean keeps the same fraction of the tokens; the best of a level in bold.
 
+    ``levels``: kept fractions; by default :data:`LEVELS`, or others where the methods of the run do not meet there.
     Nothing is best that lacks clips, nor an upper bound (full rate, oracle). A bound that keeps everything stands
     once per data set, on a line of its own.
     """
     points = quality_points(table)
     points = with_times(points[points["tier"] == tier], speed_points(table))
     lines: list[Line] = []
-    missing: list[str] = []
+    missing: dict[str, list[str]] = {}
     for dataset in datasets_in(points):
         here, of = of_dataset(points, dataset), clips_of(table, dataset)
         full = {c.label for c in curves(table, dataset, tier) if c.level}
         labels = sorted(set(here["label"]), key=order)
         lines += [_at(here[here["label"] == label], label, dataset, 1.0, of) for label in labels if label in full]
-        for level in levels:
+        choosing = here[~here["label"].isin(full)]
+        for level in levels if levels is not None else common_levels(choosing, LEVELS) or LEVELS:
             block = []
             for label in (name for name in labels if name not in full):
                 try:
                     block.append(_at(here[here["label"] == label], label, dataset, level, of))
                 except Refused as reason:
-                    missing.append(f"{dataset}: {reason}")
+                    missing.setdefault(f"{dataset}: {str(reason).rpartition(', not ')[0]}", []).append(f"{level:g}")
             lines += mark_best(block)
     caption = (
         "Matched rate: every method at the setting, between two measured ones, at which its mean over the clips keeps "
         "the same fraction of the tokens. Mean over clips. Bold: best of its level, upper bounds aside. *: not every "
         "clip is in the mean, never best."
     )
-    return _table(f"results-{tier}", caption, "kept", lines, MATCHED, [*absences(points), *missing])
+    return _table(
+        f"results-{tier}",
+        caption,
+        "kept",
+        lines,
+        MATCHED,
+        [*absences(points), *(f"{reason}, not {' or '.join(at)}" for reason, at in missing.items())],
+    )
 
 
 def swept(table: pd.DataFrame, tier: str) -> Table:

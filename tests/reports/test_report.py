@@ -10,6 +10,8 @@ import pytest
 
 from avtbench.reports import findings
 from avtbench.reports.errors import ReportError
+from avtbench.reports.frame import frame
+from avtbench.reports.html import failures
 from avtbench.reports.report import write
 
 PARTS = (
@@ -71,7 +73,7 @@ def test_the_summary_comes_first_and_says_what_is_missing(page):
     text = own(page)
     assert text.index('id="summary"') < text.index('id="curves"') < text.index('id="time"') < text.index('id="tokens"')
     assert "3 of 4" in text
-    assert "lit against hold on davis, at half of the tokens: PSNR +" in text
+    assert "lit against hold on davis, at 0.5 of the tokens: PSNR +" in text
     assert "It beats copying the last kept token." in text
     assert "Bounds not in this run: random, oracle" in text
     assert "a processor with two cores" in text
@@ -120,6 +122,13 @@ def test_a_speed_run_with_random_weights_has_times_but_no_quality(make, tmp_path
     assert "Where the time goes" in text
     assert (tmp_path / "figures" / "stages.pdf").exists()
     assert "random" in (tmp_path / "tables" / "time.csv").read_text()
+
+
+def test_many_points_with_one_reason_stand_on_one_line(make):
+    rows = [make.failed_row(m, c, f"{m} at 0.{c}: out of time") for m in ("lit", "hold") for c in range(7)]
+    (line,) = failures(frame(rows))
+    assert (line["points"], line["methods"], line["reason"]) == (14, "lit, hold", "out of time")
+    assert line["clip"] == "clip-00, clip-01, clip-02, clip-03, clip-04 and 2 more"
 
 
 def test_no_rows_is_one_line(tmp_path):

@@ -124,3 +124,17 @@ def test_a_method_that_never_meets_the_level_is_named(make):
     table = tables.matched(frame(rows), "shared", levels=(0.5,))
     assert list(table.texts["method"]) == ["lit"]
     assert table.notes[-1] == "davis: hold reaches kept tokens 0.700 to 0.900 on the mean, not 0.5"
+
+
+def test_levels_move_to_where_the_methods_of_a_run_meet(make):
+    rows = [make.quality_row(m, s, 0) for m in ("lit", "hold") for s in (0.26, 0.35, 0.49)]
+    table = tables.matched(frame(rows), "shared")
+    assert list(dict.fromkeys(table.texts["kept"])) == ["0.45", "0.4", "0.3"]
+    (pair,) = findings.pairs(frame(rows), "shared")
+    assert pair.level == 0.45
+
+
+def test_methods_that_never_meet_are_told_so(make):
+    rows = [make.quality_row("lit", s, 0) for s in (0.1, 0.2)] + [make.quality_row("hold", s, 0) for s in (0.7, 0.9)]
+    (pair,) = findings.pairs(frame(rows), "shared")
+    assert pair.at_rate == "lit reaches kept tokens 0.100 to 0.200 on the mean, not 0.5"

@@ -56,7 +56,7 @@ def test_a_speed_up_is_claimed_beyond_the_noise_floor_only(make):
 def test_without_a_pair_nothing_is_called_faster(make):
     text = told(timed(make, "full-rate", 0.1) + timed(make, "lit", 0.4))
     assert "so nothing can be called faster" in text
-    assert "full-rate is not distinguishable: no noise floor" in text
+    assert "faster:" not in text
 
 
 def test_one_launch_is_not_enough_to_be_quoted(make):
