@@ -45,7 +45,7 @@ class Hold(LatentMethod):
     family: ClassVar[Family] = "bound"
     setting_name: ClassVar[str] = "threshold"
     setting_unit: ClassVar[str] = "latent standard deviations"
-    default_settings: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
+    default_settings: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.2, 0.4, 0.8)
 
     def __init__(self, tokenizer: FrozenTokenizer, reference: Reference = "last_kept") -> None:
         super().__init__(tokenizer)

@@ -28,7 +28,7 @@ class InfoTokStyle(LatentMethod):
     family: ClassVar[Family] = "router"
     setting_name: ClassVar[str] = "rate"
     setting_unit: ClassVar[str] = "requested kept fraction"
-    default_settings: ClassVar[tuple[float, ...]] = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+    default_settings: ClassVar[tuple[float, ...]] = (0.25, 0.4, 0.55, 0.7, 0.85)
 
     def __init__(self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None) -> None:
         super().__init__(tokenizer)
