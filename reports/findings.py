@@ -137,8 +137,8 @@ def comparison_table(found: Sequence[Pair], tier: str) -> Table:
     caption = (
         "Paired comparisons: difference (method minus the other) with its 95 % interval, bootstrap over clips, "
         "clips of one source resampled together. PSNR: each at the setting where its mean over the clips keeps that "
-        "share of the tokens. BD-rate and BD-PSNR: on the upper hull of the mean curves, over bits with mask; the overlap is "
-        "that of the PSNR ranges / rate ranges."
+        "share of the tokens. BD-rate and BD-PSNR: on the upper hull of the mean curves, over bits with mask; the "
+        "overlap is that of the PSNR ranges / rate ranges."
     )
     notes = [f"Refused: {reason}" for reason in dict.fromkeys(r for v in values for r in v["refused"].split("; ") if r)]
     return Table(f"comparisons-{tier}", caption, pd.DataFrame(values), pd.DataFrame(texts), frozenset(), tuple(notes))
