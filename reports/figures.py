@@ -471,7 +471,7 @@ KEPT, DROPPED, OUTLINE = (0x00, 0x72, 0xB2), (0xD9, 0xD9, 0xD9), (0xD5, 0x5E, 0x
 
 
 def _mask(original: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """The original with dropped positions veiled and kept ones outlined, or a bar where the mask is not a grid of it."""
+    """The original, dropped positions veiled, kept ones outlined; a bar where the mask is no grid of the frame."""
     scale = math.ceil(384 / original.shape[1])
     pixels = original.repeat(scale, 0).repeat(scale, 1)
     height, width = pixels.shape[:2]
