@@ -32,7 +32,7 @@ class ElasticTokStyle(LatentMethod):
     family: ClassVar[Family] = "search"
     setting_name: ClassVar[str] = "MSE target"
     setting_unit: ClassVar[str] = "on [-1, 1], per latent frame"
-    default_settings: ClassVar[tuple[float, ...]] = (0.003, 0.006, 0.012, 0.025, 0.05)
+    default_settings: ClassVar[tuple[float, ...]] = (0.004, 0.01, 0.025, 0.06)
 
     def __init__(self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None, least: float = 0.0625) -> None:
         super().__init__(tokenizer)
