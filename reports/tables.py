@@ -268,10 +268,10 @@ def to_latex(table: Table) -> str:
 
 
 def breaks(lines: pd.DataFrame) -> list[bool]:
-    """Whether a block begins at each line: wherever the steadier of the first two columns changes, unless all do."""
-    changes = ([a != b for a, b in itertools.pairwise(lines.iloc[:, i])] for i in (0, 1))
-    fewest = min(changes, key=sum)
-    return [False, *(c and not all(fewest) for c in fewest)]
+    """Whether a block begins at each line: a new level, or a new method where lines are settings."""
+    steady = lines[lines.columns[0] if lines.columns[0] == "kept" else "method"]
+    changes = [a != b for a, b in itertools.pairwise(steady)]
+    return [False, *(c and not all(changes) for c in changes)]
 
 
 def _spaced(body: str, lines: pd.DataFrame) -> str:
