@@ -14,7 +14,7 @@ from avtbench.bench.measures import MEASURES
 from avtbench.bench.rows import Row
 from avtbench.reports.errors import Refused, ReportError
 from avtbench.reports.frame import POOLED, QUALITIES, TIMES, clips_of, frame, of_dataset, quality_points, speed_points
-from avtbench.reports.intervals import RESAMPLES, Estimate, estimate
+from avtbench.reports.intervals import RESAMPLES, Estimate, mean_estimate
 
 ANCHORS = {"kept": "kept_fraction", "kept_fraction": "kept_fraction", "bpp": "bpp"} | {q: q for q in QUALITIES}
 """What ``at`` may fix, by the name used on the command line."""
@@ -135,7 +135,7 @@ def compare(
             raise ReportError(
                 f"no finished quality rows of {name!r} on {dataset}; there are {', '.join(known) or 'none'}"
             )
-    points = with_times(points, of_dataset(speed_points(table), dataset))
+    points = with_times(points[points["label"].isin((a, b))], of_dataset(speed_points(table), dataset))
     settings: dict[str, float] = {}
     readers: dict[str, Reader] = {}
     if calibration is not None:
@@ -350,14 +350,8 @@ def _summary(
             continue
         m = MEASURES[name]
         effect = np.log(left[usable] / right[usable]) if ratio else left[usable] - right[usable]
-        statistic: Callable[[np.ndarray], float] = lambda drawn, effect=effect: float(effect[drawn].mean())  # type: ignore[misc]  # noqa: E731
-        result = estimate(
-            statistic,
-            list(clusters[usable]),
-            of=of,
-            unit="x" if ratio else m.unit,
-            digits=m.digits,
-            resamples=resamples,
+        result = mean_estimate(
+            effect, list(clusters[usable]), of=of, unit="x" if ratio else m.unit, digits=m.digits, resamples=resamples
         )
         estimates[name] = exponential(result) if ratio else result
         means[name] = (float(left[usable].mean()), float(right[usable].mean()))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from avtbench.bench.measures import MEASURES
-from avtbench.reports.errors import Refused
+from avtbench.reports.errors import Refused, TooLittleOverlap
 from avtbench.reports.frame import RATES, clips_of, of_dataset, quality_points
 from avtbench.reports.intervals import RESAMPLES, Estimate, estimate
 from avtbench.reports.palette import order
@@ -208,8 +208,9 @@ def bjontegaard_delta(
     shared = overlap(hulls[0][axis], hulls[1][axis])
     if shared < MIN_OVERLAP:
         what = MEASURES[quality].label if of == "rate" else "rate"
-        raise Refused(
-            f"the {what} ranges of {method} and {anchor} overlap by {shared:.1%}, at least {MIN_OVERLAP:.0%} is needed"
+        raise TooLittleOverlap(
+            f"the {what} ranges of {method} and {anchor} overlap by {shared:.1%}, at least {MIN_OVERLAP:.0%} is needed",
+            shared,
         )
     unit, digits = ("%", 1) if of == "rate" else (MEASURES[quality].unit, MEASURES[quality].digits)
     result = estimate(

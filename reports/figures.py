@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -322,6 +323,11 @@ def stage_breakdown(found: Sequence[StageMeans]) -> Figure:
     return figure
 
 
+def milliseconds(value: float) -> str:
+    """Three digits, never an exponent: ``1.27``, ``43.8``, ``1270``."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _stage_bars(
     left: Axes,
     right: Axes,
@@ -358,8 +364,9 @@ def _stage_bars(
                 fontsize=6.5,
                 ha="center",
                 va="center",
+                bbox={"facecolor": colour[name], "edgecolor": "none", "pad": 0.6},
             )
-    left.text(1e3 * method.total, at, f" {1e3 * method.total:.3g}", va="center", fontsize=7)
+    left.text(1e3 * method.total, at, f" {milliseconds(1e3 * method.total)}", va="center", fontsize=7)
 
 
 def motion_scatter(table: pd.DataFrame) -> tuple[Figure, dict[str, tuple[float, int]]] | None:
@@ -422,65 +429,68 @@ def token_map(previews: Mapping[str, Preview]) -> Figure:
     errors = [np.abs(a.astype(float) - b).mean(-1) for _, a, b in lines]
     top = max(8.0, float(np.ceil(np.percentile(np.concatenate([e.ravel() for e in errors]), 99.5))))
     height, width = lines[0][1].shape[:2]
-    side = 1.62
+    across, down = 1.06 * width, height + 0.14 * width
+    inches = 1.62 * max(1.0, width / height) / across
     with styled(), mpl.rc_context({"axes.grid": False}):
-        figure = Figure(figsize=(4 * side * max(1.0, width / height) + 0.75, (side + 0.02) * len(lines) + 0.35))
-        grid = figure.subplots(len(lines), 4, squeeze=False)
-        for row_axes, label, (shown, original, rebuilt), error in zip(grid, previews, lines, errors, strict=True):
+        figure = Figure(figsize=(4 * across * inches + 0.75, len(lines) * down * inches + 0.3))
+        axes = figure.subplots()  # one for all pictures: dozens of axes would take seconds to lay out
+        axes.set_axis_off()
+
+        def put(pixels: np.ndarray, line: int, column: int, **look: Any) -> AxesImage:
+            x, y = column * across, line * down
+            return axes.imshow(pixels, extent=(x, x + width, y + height, y), interpolation="none", **look)
+
+        for i, (label, (shown, original, rebuilt), error) in enumerate(zip(previews, lines, errors, strict=True)):
             keep = np.asarray(Image.open(io.BytesIO(shown.keep)).convert("L")) > 127
-            row_axes[0].imshow(original, interpolation="none")
-            row_axes[1].imshow(rebuilt, interpolation="none")
-            image = row_axes[2].imshow(error, cmap="magma", vmin=0, vmax=top, interpolation="none")
-            _mask(row_axes[3], original, keep)
+            put(original, i, 0)
+            put(rebuilt, i, 1)
+            image = put(error, i, 2, cmap="magma", vmin=0, vmax=top)
+            put(_mask(original, keep), i, 3)
             mse = float(np.mean((original.astype(float) - rebuilt) ** 2))
             dB = "lossless" if mse == 0 else f"{10 * math.log10(255**2 / mse):.1f} dB"
-            row_axes[0].set_ylabel(label.replace(" (", "\n("), fontsize=8)
-            row_axes[1].set_xlabel(f"frame {shown.frame}: {dB}", fontsize=7, labelpad=2)
-            row_axes[3].set_xlabel(f"{keep.sum()} of {keep.size} kept ({keep.mean():.0%})", fontsize=7, labelpad=2)
-        for axes in grid.flat:
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-        for axes, title in zip(grid[0], ("original", "reconstruction", "absolute error", "kept tokens"), strict=True):
-            axes.set_title(title, fontsize=8.5)
-        bar = figure.colorbar(image, ax=grid[:, 2:].ravel().tolist(), location="right", fraction=0.03, pad=0.02)
+            kept = f"{keep.sum()} of {keep.size} kept ({keep.mean():.0%})"
+            below = i * down + height + 0.02 * width
+            name = label.replace(" (", "\n(")
+            axes.text(-0.03 * width, i * down + height / 2, name, rotation=90, ha="right", va="center")
+            axes.text(across + width / 2, below, f"frame {shown.frame}: {dB}", fontsize=7, ha="center", va="top")
+            axes.text(3 * across + width / 2, below, kept, fontsize=7, ha="center", va="top")
+        for column, title in enumerate(("original", "reconstruction", "absolute error", "kept tokens")):
+            axes.text(column * across + width / 2, -0.04 * width, title, fontsize=8.5, ha="center", va="bottom")
+        axes.set_xlim(0, 3 * across + width)
+        axes.set_ylim(len(lines) * down, 0)
+        bar = figure.colorbar(
+            image, ax=axes, location="right", fraction=0.03, pad=0.02, shrink=max(0.4, 1 / len(lines))
+        )
         bar.set_label("absolute error (0–255)", fontsize=7.5)
         bar.ax.tick_params(labelsize=7)
         bar.outline.set_visible(False)  # type: ignore[operator]
     return figure
 
 
-def _mask(axes: Axes, original: np.ndarray, keep: np.ndarray) -> None:
-    height, width = original.shape[:2]
-    grid_shape = keep.shape[1] / keep.shape[0]
-    if not 0.75 < grid_shape / (width / height) < 1.34:
-        canvas = np.full((height, width, 3), 255, np.uint8)
-        axes.imshow(canvas)
-        bar = np.repeat(keep.ravel()[None], 4, 0)
-        axes.imshow(
-            bar,
-            cmap=mpl.colors.ListedColormap(["#d9d9d9", "#0072B2"]),
-            vmin=0,
-            vmax=1,
-            aspect="auto",
-            extent=(0, width, height * 0.62, height * 0.38),
-            interpolation="nearest",
-        )
-        axes.set_xlim(0, width)
-        axes.set_ylim(height, 0)
-        return
-    rows = np.arange(height) * keep.shape[0] // height
+KEPT, DROPPED, OUTLINE = (0x00, 0x72, 0xB2), (0xD9, 0xD9, 0xD9), (0xD5, 0x5E, 0x00)
+
+
+def _mask(original: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """The original, dropped positions veiled, kept ones outlined; a bar where the mask is no grid of the frame."""
+    scale = math.ceil(384 / original.shape[1])
+    pixels = original.repeat(scale, 0).repeat(scale, 1)
+    height, width = pixels.shape[:2]
     columns = np.arange(width) * keep.shape[1] // width
-    mask = keep[rows][:, columns]
-    grey = original.mean(-1, keepdims=True) * 0.25 + 190
-    axes.imshow(np.where(mask[..., None], original, grey.repeat(3, -1)).astype(np.uint8), interpolation="none")
-    edges = np.zeros((height, width))
-    edges[1:] += mask[1:] != mask[:-1]
-    edges[:, 1:] += mask[:, 1:] != mask[:, :-1]
-    axes.imshow(
-        np.ma.masked_equal(edges > 0, False), cmap=mpl.colors.ListedColormap(["#D55E00"]), interpolation="nearest"
-    )
+    if not 0.75 < (keep.shape[1] / keep.shape[0]) / (width / height) < 1.34:
+        bar = np.full_like(pixels, 255)
+        flat = keep.ravel()[np.arange(width) * keep.size // width]
+        bar[int(0.38 * height) : int(0.62 * height)] = np.where(flat[:, None], KEPT, DROPPED)
+        return bar
+    mask = keep[np.arange(height) * keep.shape[0] // height][:, columns]
+    veil = pixels.mean(-1, keepdims=True) * 0.25 + 190
+    shown = np.where(mask[..., None], pixels, veil).astype(np.uint8)
+    edges = np.zeros((height, width), bool)
+    edges[1:] |= mask[1:] != mask[:-1]
+    edges[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    edges[:-1] |= edges[1:]
+    edges[:, :-1] |= edges[:, 1:]
+    shown[edges] = OUTLINE
+    return shown
 
 
 def _pixels(blob: bytes) -> np.ndarray:

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from avtbench.bench import statistics
+from avtbench.bench.errors import UserError
 from avtbench.bench.measures import MEASURES, mse
 from avtbench.reports.compare import At, Comparison, common_levels, compare
 from avtbench.reports.curves import bjontegaard_delta
-from avtbench.reports.errors import Refused, ReportError
+from avtbench.reports.errors import Refused, TooLittleOverlap
 from avtbench.reports.frame import datasets_in, of_dataset, quality_points, speed_points
 from avtbench.reports.intervals import Estimate
 from avtbench.reports.palette import base_name, order
@@ -48,9 +49,9 @@ class Pair:
     dataset: str
     level: float
     """Kept fraction of ``at_rate``: half of the tokens, or the nearest that both methods reach."""
-    at_rate: Comparison | str
-    bd_rate: Estimate | str
-    bd_quality: Estimate | str
+    at_rate: Comparison | UserError
+    bd_rate: Estimate | UserError
+    bd_quality: Estimate | UserError
 
 
 def pairs(table: pd.DataFrame, tier: str) -> list[Pair]:
@@ -76,8 +77,8 @@ def _pair(table: pd.DataFrame, method: str, against: str, dataset: str) -> Pair:
     def tried(make: Callable[[], Any]) -> Any:
         try:
             return make()
-        except (Refused, ReportError) as reason:
-            return str(reason)
+        except UserError as reason:
+            return reason
 
     return Pair(
         method,
@@ -96,10 +97,10 @@ def _pair(table: pd.DataFrame, method: str, against: str, dataset: str) -> Pair:
 
 def comparison_table(found: Sequence[Pair], tier: str) -> Table:
     """PSNR at half of the tokens, BD-rate and BD-PSNR of every pair, with intervals and clips."""
-    texts, values = [], []
+    texts, values, told = [], [], []
     for pair in found:
         psnr = (
-            pair.at_rate.estimates.get("psnr", "no finite PSNR")
+            pair.at_rate.estimates.get("psnr", Refused("no finite PSNR"))
             if isinstance(pair.at_rate, Comparison)
             else pair.at_rate
         )
@@ -108,7 +109,7 @@ def comparison_table(found: Sequence[Pair], tier: str) -> Table:
         exact["kept"] = pair.level
         reasons = []
         for name, number in numbers.items():
-            if isinstance(number, str):
+            if isinstance(number, UserError):
                 reasons.append(number)
                 exact |= {name: math.nan, f"{name}_low": math.nan, f"{name}_high": math.nan}
             else:
@@ -118,7 +119,8 @@ def comparison_table(found: Sequence[Pair], tier: str) -> Table:
                     f"{name}_high": number.high,
                     f"{name}_n": number.n,
                 }
-        values.append(exact | {"refused": "; ".join(dict.fromkeys(reasons))})
+        told += [f"Refused: {reason}" for reason in reasons if not isinstance(reason, TooLittleOverlap)]
+        values.append(exact | {"refused": "; ".join(dict.fromkeys(map(str, reasons)))})
         clips = {f"{e.n} of {e.of}" for e in numbers.values() if isinstance(e, Estimate)}
         overlap = [f"{e.overlap:.0%}" for e in (pair.bd_rate, pair.bd_quality) if isinstance(e, Estimate)]
         texts.append(
@@ -137,15 +139,23 @@ def comparison_table(found: Sequence[Pair], tier: str) -> Table:
     caption = (
         "Paired comparisons: difference (method minus the other) with its 95 % interval, bootstrap over clips, "
         "clips of one source resampled together. PSNR: each at the setting where its mean over the clips keeps that "
-        "share of the tokens. BD-rate and BD-PSNR: on the upper hull of the mean curves, over bits with mask; the overlap is "
-        "that of the PSNR ranges / rate ranges."
+        "share of the tokens. BD-rate and BD-PSNR: on the upper hull of the mean curves, over bits with mask; the "
+        "overlap is that of the PSNR ranges / rate ranges, refused where it is below half (in brackets)."
     )
-    notes = [f"Refused: {reason}" for reason in dict.fromkeys(r for v in values for r in v["refused"].split("; ") if r)]
-    return Table(f"comparisons-{tier}", caption, pd.DataFrame(values), pd.DataFrame(texts), frozenset(), tuple(notes))
+    return Table(
+        f"comparisons-{tier}",
+        caption,
+        pd.DataFrame(values),
+        pd.DataFrame(texts),
+        frozenset(),
+        tuple(dict.fromkeys(told)),
+    )
 
 
-def _cell(number: Estimate | str) -> str:
-    if isinstance(number, str):
+def _cell(number: Estimate | UserError) -> str:
+    if isinstance(number, TooLittleOverlap):
+        return f"refused ({number.shared:.0%})"
+    if isinstance(number, UserError):
         return "refused"
     return number.span.replace(f" {number.unit}", "") if number.unit not in ("", "x") else number.span
 
@@ -157,7 +167,7 @@ def against_hold(found: Sequence[Pair]) -> list[Finding]:
         if base_name(pair.against) != HOLD:
             continue
         head = f"{pair.method} against {pair.against} on {pair.dataset}, at {pair.level:g} of the tokens:"
-        if isinstance(pair.at_rate, str):
+        if isinstance(pair.at_rate, UserError):
             told.append(Finding("refused", f"{head} not compared, {pair.at_rate}."))
             continue
         psnr = pair.at_rate.estimates.get("psnr")
@@ -196,8 +206,13 @@ def speed_findings(table: pd.DataFrame) -> list[Finding]:
         middle = {str(label): nearest_setting(mine) for label, mine in here.groupby("label", sort=False)}
         able = sorted((n for n, mine in middle.items() if mine["family"].iloc[0] != "bound"), key=order)
         full = [name for name in middle if base_name(name) == FULL]
-        for slow, fast in [*itertools.product(able, full), *_slow_first(itertools.combinations(able, 2), middle)]:
-            told += _speed_up(middle[slow], middle[fast], slow, fast, where, floor)
+        wanted = [*itertools.product(able, full), *_slow_first(itertools.combinations(able, 2), middle)]
+        speed_ups = [_speed_up(middle[slow], middle[fast], slow, fast, where, floor) for slow, fast in wanted]
+        told += [one for one in speed_ups if one is not None]
+        if untold := speed_ups.count(None):
+            counted = f"{untold} comparison{'s' if untold != 1 else ''} of methods"
+            text = f"{counted} ({where}) had too few rounds for an interval"
+            told.append(Finding("open", f"{text}: no speed-up is told."))
         for label in able:
             told += _shrinks(here[here["label"] == label], label, where, floor)
     return told + unattributed(stage_means(table))
@@ -206,6 +221,8 @@ def speed_findings(table: pd.DataFrame) -> list[Finding]:
 def _floor_finding(floor: float | None, where: str) -> Finding:
     if floor is None:
         return Finding("open", f"No method was timed against itself ({where}), so nothing can be called faster.")
+    if not math.isfinite(floor):
+        return Finding("open", f"Noise floor ({where}): too few rounds to tell; give the speed pass more time.")
     return Finding("plain", f"Noise floor ({where}): one method timed against itself differs by up to {floor:.3f}x.")
 
 
@@ -213,16 +230,20 @@ def _slow_first(combinations: Any, middle: dict[str, pd.DataFrame]) -> list[tupl
     return [tuple(sorted(pair, key=lambda n: -middle[n]["total_ms"].median())) for pair in combinations]  # type: ignore[misc]
 
 
-def _speed_up(slow: pd.DataFrame, fast: pd.DataFrame, a: str, b: str, where: str, floor: float | None) -> list[Finding]:
+def _speed_up(
+    slow: pd.DataFrame, fast: pd.DataFrame, a: str, b: str, where: str, floor: float | None
+) -> Finding | None:
     try:
         found = statistics.speed_up(list(slow["row"]), list(fast["row"]), where=where)
     except ValueError as reason:
-        return [Finding("refused", f"{b} against {a} ({where}): {reason}.")]
+        return Finding("refused", f"{b} against {a} ({where}): {reason}.")
+    if not found.low > 0:
+        return None
     random = " Random weights." if {"random"} & {slow["weights"].iloc[0], fast["weights"].iloc[0]} else ""
     kept = " and ".join(f"{m['kept_fraction'].mean():.2f}" for m in (fast, slow))
     tone: Tone = "plain" if floor is None or found.low > floor or found.high < 1 / floor else "open"
     verdict = f" {b} is {found.verdict(floor)}." if floor is not None else ""
-    return [Finding(tone, f"{b} against {a}, at {kept} of the tokens: {found}.{verdict}{random}")]
+    return Finding(tone, f"{b} against {a}, at {kept} of the tokens: {found}.{verdict}{random}")
 
 
 def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) -> list[Finding]:
@@ -233,6 +254,8 @@ def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) ->
     try:
         found = statistics.speed_up(most, least, where=where)
     except ValueError:
+        return []
+    if not found.low > 0:
         return []
     verdict = "Time shrinks with the tokens." if found.low > (floor or 1) else "It adapts rate, not time."
     text = f"{label} at {shares.min():.2f} of the tokens against {shares.max():.2f}: {found}. {verdict}"

@@ -19,6 +19,7 @@ from avtbench.reports.curves import Curve
 from avtbench.reports.figures import AXIS_TEXT, Picture
 from avtbench.reports.frame import QUALITIES, RATES
 from avtbench.reports.palette import looks, order
+from avtbench.reports.tables import breaks
 
 PARTS = Path(__file__).parent / "page"
 TONES = {"good": "ahead", "bad": "behind", "open": "open", "refused": "refused", "plain": ""}
@@ -154,6 +155,7 @@ def render(pictures: Mapping[str, Sequence[Picture]], **context: Any) -> str:
         images=images,
         widths=widths,
         words=TONES,
+        breaks=breaks,
         css=(PARTS / "page.css").read_text(encoding="utf-8"),
         script=(PARTS / "curves.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs() if context.get("curves_json") else "",

@@ -13,6 +13,7 @@ from scipy.stats import bootstrap
 from avtbench.reports.errors import Refused
 
 CONFIDENCE = 0.95
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 RESAMPLES = 1000
 FEW_SOURCES = 6
 
@@ -96,9 +97,38 @@ def estimate(
         undefined = float(np.mean(np.isnan(drawn)))
         if undefined > 0.05:
             raise Refused(f"undefined in {undefined:.0%} of the resamples over clips, at most 5% are allowed")
-        low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        note = f"from {len(names)} sources only, so the interval is too narrow" if len(names) < FEW_SOURCES else ""
+        low, high = np.nanquantile(drawn, TAILS)
+        note = _note(len(names))
     return Estimate(value, float(low), float(high), len(clusters), of, len(names), unit, digits, note, overlap)
+
+
+def mean_estimate(
+    effects: np.ndarray,
+    clusters: Sequence[str],
+    *,
+    of: int,
+    unit: str = "",
+    digits: int = 2,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Return the mean of one effect per clip, with the interval of :func:`estimate`, all resamples at once."""
+    names, which = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) < 2:
+        return estimate(lambda drawn: float(effects[drawn].mean()), clusters, of=of, unit=unit, digits=digits)
+    sums, counts = np.bincount(which, weights=effects), np.bincount(which)
+
+    def statistic(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(sums[drawn].sum(axis=axis) / counts[drawn].sum(axis=axis))
+
+    low, high = np.quantile(_bootstrap(statistic, len(names), True, resamples, seed), TAILS)
+    return Estimate(
+        float(effects.mean()), float(low), float(high), len(effects), of, len(names), unit, digits, _note(len(names))
+    )
+
+
+def _note(sources: int) -> str:
+    return f"from {sources} sources only, so the interval is too narrow" if sources < FEW_SOURCES else ""
 
 
 def _resample(
@@ -107,12 +137,18 @@ def _resample(
     def over_sources(drawn: np.ndarray) -> float:
         return statistic(np.concatenate([members[i] for i in drawn]))
 
+    return _bootstrap(over_sources, len(members), False, resamples, seed)
+
+
+def _bootstrap(
+    statistic: Callable[..., object], sources: int, vectorized: bool, resamples: int, seed: int
+) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an all-equal distribution (two copies of one method) is a fine answer here
         result = bootstrap(
-            (np.arange(len(members)),),
-            over_sources,
-            vectorized=False,
+            (np.arange(sources),),
+            statistic,
+            vectorized=vectorized,
             n_resamples=resamples,
             method="percentile",
             confidence_level=CONFIDENCE,

@@ -18,6 +18,9 @@ from avtbench.reports.frame import QUALITIES, RATES, clips_of, datasets_in, fram
 from avtbench.reports.palette import base_name, order
 
 PAGE = "report.html"
+FIGURES = ("rd-", "quality-time-", "rate-time-", "stages", "motion", "tokens-")
+TABLES = ("results-", "comparisons-", "sweep-", "time")
+"""How the names of all files begin that a report writes."""
 TIERS = {"shared": "Shared backbone: rules on one common tokeniser", "faithful": "Faithful: published architectures"}
 MOST_MAPS = 6
 UNMAPPED = ("full-rate", "random")
@@ -45,11 +48,20 @@ def write(
         page = _page(table, environments, title, pictures, panels, printed, found, out)
         path = out / PAGE
         path.write_text(page, encoding="utf-8")
+        _clear(out / "figures", FIGURES, {p.stem for group in pictures.values() for p in group})
+        _clear(out / "tables", TABLES, {one.name for one in _each(printed)})
     except OSError as error:
         raise ReportError(
             f"{out} cannot be written ({error.strerror or error}); give another folder with --out"
         ) from error
     return path
+
+
+def _clear(folder: Path, ours: tuple[str, ...], written: set[str]) -> None:
+    """Remove what an earlier report of this folder wrote and this one did not."""
+    for path in folder.glob("*.*"):
+        if path.stem not in written and path.stem.startswith(ours):
+            path.unlink()
 
 
 def tiers_in(table: pd.DataFrame) -> list[str]:

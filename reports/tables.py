@@ -217,7 +217,7 @@ def mark_best(block: Sequence[Line]) -> list[Line]:
     """Mark the best value per measure. Ties in print share the mark; where all tie, there is none."""
     best: list[set[str]] = [set() for _ in block]
     able = [i for i, line in enumerate(block) if base_name(line.label) not in UPPER and line.done == line.of]
-    for m in MATCHED:
+    for m in (name for name in MATCHED if name != "bpp"):  # the rate is what was matched
         measure = MEASURES[m]
         values = {i: round(block[i].means[m].value, measure.digits) for i in able if not block[i].means[m].partial}
         if len(set(values.values())) < 2:
@@ -253,29 +253,34 @@ def to_latex(table: Table) -> str:
                 styles.loc[line, column] = "textbf:--rwrap;"
         styler = lines.style.hide(axis="index").format(latex_text).format_index(latex_text, axis=1)
         styler = styler.apply(lambda _, styles=styles: styles, axis=None)
-        notes = f" {'. '.join(table.notes)}." if table.notes else ""
         body = styler.to_latex(
             hrules=True, position="t", position_float="centering", label=f"tab:{table.name}-{number + 1}",
             column_format="".join("r" if c in table.right else "l" for c in lines.columns),
-            caption=latex_text(f"{group[:1].upper()}{group[1:]}. {table.caption}{notes}"),
+            caption=latex_text(f"{group[:1].upper()}{group[1:]}. {table.caption}"),
         )  # fmt: skip
         body = body.replace(
             "\\begin{tabular}",
             "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n\\begin{tabular}",
         )
         parts.append(_spaced(body.replace("\\end{tabular}", "\\end{tabular}}"), lines))
-    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(parts)
+    notes = "".join(f"% {' '.join(note.split())}\n" for note in table.notes)
+    return "% needs \\usepackage{booktabs,graphicx}\n" + notes + "\n".join(parts)
+
+
+def breaks(lines: pd.DataFrame) -> list[bool]:
+    """Whether a block begins at each line: a new level, or a new method where lines are settings."""
+    steady = lines[lines.columns[0] if lines.columns[0] == "kept" else "method"]
+    changes = [a != b for a, b in itertools.pairwise(steady)]
+    return [False, *(c and not all(changes) for c in changes)]
 
 
 def _spaced(body: str, lines: pd.DataFrame) -> str:
-    """Put some room between blocks: wherever the steadier of the first two columns changes."""
-    columns = [list(lines.iloc[:, i]) for i in (0, 1)]
-    changes = min(([x != y for x, y in itertools.pairwise(c)] for c in columns), key=sum)
-    out, data = [], -1
+    """Put some room between blocks."""
+    begins, out, data = breaks(lines), [], -1
     for text in body.splitlines():
         if text == "\\bottomrule":
             data = -1
-        if data > 0 and changes[data - 1]:
+        if data >= 0 and begins[data]:
             out.append("\\addlinespace")
         data = 0 if text == "\\midrule" else data + (data >= 0)
         out.append(text)

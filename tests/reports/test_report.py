@@ -131,6 +131,17 @@ def test_many_points_with_one_reason_stand_on_one_line(make):
     assert line["clip"] == "clip-00, clip-01, clip-02, clip-03, clip-04 and 2 more"
 
 
+def test_a_second_report_leaves_nothing_of_the_first_behind(make, tmp_path):
+    rows = [make.quality_row("lit", s, c) for s in (0.4, 0.6) for c in range(3)]
+    (tmp_path / "figures").mkdir()
+    for name in ("rd-psnr-kept-gone.pdf", "mine.pdf"):
+        (tmp_path / "figures" / name).touch()
+    write(rows, [], {}, tmp_path, "second")
+    assert not (tmp_path / "figures" / "rd-psnr-kept-gone.pdf").exists()
+    assert (tmp_path / "figures" / "mine.pdf").exists()
+    assert (tmp_path / "figures" / "rd-psnr-kept-davis.pdf").exists()
+
+
 def test_no_rows_is_one_line(tmp_path):
     with pytest.raises(ReportError, match="there are no rows to report on"):
         write([], [], {}, tmp_path, "empty")

@@ -137,4 +137,12 @@ def test_levels_move_to_where_the_methods_of_a_run_meet(make):
 def test_methods_that_never_meet_are_told_so(make):
     rows = [make.quality_row("lit", s, 0) for s in (0.1, 0.2)] + [make.quality_row("hold", s, 0) for s in (0.7, 0.9)]
     (pair,) = findings.pairs(frame(rows), "shared")
-    assert pair.at_rate == "lit reaches kept tokens 0.100 to 0.200 on the mean, not 0.5"
+    assert str(pair.at_rate) == "lit reaches kept tokens 0.100 to 0.200 on the mean, not 0.5"
+
+
+def test_a_refused_delta_shows_the_overlap_in_its_place(make):
+    rows = level(make, lit=27, hold=20, oracle=27.5)
+    table = findings.comparison_table(findings.pairs(frame(rows), "shared"), "shared")
+    cells = table.texts.set_index("against")["BD-rate (%)"]
+    assert cells["hold"] == "refused (0%)"
+    assert table.values["refused"].str.contains("at least 50% is needed").any()

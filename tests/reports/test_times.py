@@ -82,3 +82,18 @@ def test_warnings_of_the_instrument_are_told_once_per_method_and_kind(make):
     found = speed_warnings(frame(make.sweep(["lit"], clips=3)))
     (launches,) = [text for text in found if "launch" in text]
     assert launches.startswith("lit, 9 of 9 timed points: e.g. 1 launch, and 3 are due")
+
+
+def test_a_single_round_tells_no_speed_up(make):
+    def once(row):
+        parts = {k: getattr(row.timing, k)[:1] for k in ("encode_side", "decode_side", "rounds")}
+        stages = [s.model_copy(update={"seconds": s.seconds[:1]}) for s in row.timing.stages]
+        return row.model_copy(update={"timing": row.timing.model_copy(update={**parts, "stages": stages})})
+
+    rows = [
+        once(make.speed_row(m, 0.5, 0, **named))
+        for m, named in (("lit", {}), ("full-rate", {}), ("lit", {"alias": "again"}))
+    ]
+    text = told(rows)
+    assert "1 comparison of methods (latency, cpu, float32) had too few rounds for an interval" in text
+    assert "inf" not in text
