@@ -85,9 +85,9 @@ class Store:
             raise self._told(error) from None
 
     def _open(self) -> None:
+        tables = self._tables()  # before the marks, which another process may be writing in one transaction with them
         (application,) = self._db.execute("PRAGMA application_id").fetchone()
         (schema,) = self._db.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application != APPLICATION_ID:
             raise StoreError(f"{self.path} is an SQLite file of another program; give another path with --store")
         if schema > SCHEMA:
@@ -98,14 +98,23 @@ class Store:
             raise StoreError(
                 f"{self.path} has schema {schema}, expected {SCHEMA}; move it away, or give another --store"
             )
-        self._db.execute("PRAGMA journal_mode = WAL")
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):  # locked: another process is opening the same new store and sets it
+                raise
         self._db.execute("PRAGMA synchronous = NORMAL")
         if not tables:
             with self._transaction():
+                if self._tables():  # made by another process while this one waited for the lock
+                    return
                 for statement in filter(str.strip, _TABLES.split(";\n")):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def _tables(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
     def _told(self, error: Exception) -> StoreError:
         said = error.strerror if isinstance(error, OSError) else str(error)

@@ -140,3 +140,14 @@ def test_unknown_runs_get_a_hint(store):
     store.begin("demo-1", "demo", {}, [])
     with pytest.raises(StoreError, match="holds no run dmo; did you mean demo"):
         store.find_run("dmo")
+
+
+def test_many_may_open_a_new_store_at_once(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def open_and_look(number: int) -> list:
+        with Store(tmp_path / f"{number // 8}.sqlite") as opened:
+            return opened.runs()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(open_and_look, range(80))) == [[]] * 80
