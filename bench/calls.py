@@ -19,15 +19,18 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from avtbench.bench.clock import (
     FlopListener,
@@ -60,11 +63,58 @@ class Call:
     total_evaluations: Mapping[str, int] = field(default_factory=dict)
     chunks: Sequence[float] = ()
     lanes: int = 1
+    ran: Call | None = None
+    """The call as it ran, where this one was extrapolated from it."""
 
     @property
     def total(self) -> float:
         """End-to-end seconds."""
         return self.encode_side + self.decode_side
+
+
+def extrapolated(call: Call, shortened: Mapping[str, float]) -> Call:
+    """A call in which the given stages count several times.
+
+    shortened: path -> factor, see :attr:`Instrument.shortened`. What a stage takes more is added to the stages around
+    it and to the side that holds it; stages inside it scale with it.
+    """
+    if not shortened:
+        return call
+    counts = {path: Counter(evaluations) for path, evaluations in call.evaluations.items()}
+    seconds, total = dict(call.stages), Counter(call.total_evaluations)
+    sides = {"encode": call.encode_side, "decode": call.decode_side}
+    for path, factor in shortened.items():
+        if path not in call.stages:
+            continue
+        more = (factor - 1) * call.stages[path]
+        evaluated = {network: round((factor - 1) * n) for network, n in call.evaluations.get(path, {}).items()}
+        sides["decode" if path.split("/")[0] == "decode" else "encode"] += more
+        total.update(evaluated)
+        for other in call.stages:
+            if path.startswith(f"{other}/"):
+                seconds[other] += more
+                counts.setdefault(other, Counter()).update(evaluated)
+            elif other == path or other.startswith(f"{path}/"):
+                seconds[other] *= factor
+                counts[other] = Counter({k: round(factor * n) for k, n in counts.get(other, Counter()).items()})
+    return replace(
+        call, encode_side=sides["encode"], decode_side=sides["decode"], stages=seconds,
+        evaluations={path: dict(counter) for path, counter in counts.items() if counter},
+        total_evaluations=dict(total), ran=call,
+    )  # fmt: skip
+
+
+def scaled(flops: Mapping[str, int], shortened: Mapping[str, float]) -> dict[str, int]:
+    """FLOPs per path with the given stages counted several times, as :func:`extrapolated` counts seconds."""
+    found = dict(flops)
+    for path, factor in shortened.items():
+        more = round((factor - 1) * flops.get(path, 0))
+        for other in flops:
+            if path.startswith(f"{other}/"):
+                found[other] += more
+            elif other == path or other.startswith(f"{path}/"):
+                found[other] = round(factor * flops[other])
+    return found
 
 
 @dataclass(frozen=True)
@@ -87,6 +137,11 @@ class Instrument:
     lanes: int = 0
     """Clips in flight (``throughput``); 0 until :meth:`warm` has found it."""
 
+    @property
+    def shortened(self) -> Mapping[str, float]:
+        """Stages of which the method runs only a part of its declared trace, with what one run stands for."""
+        return getattr(self.method, "shortened", {})
+
     def skip(self, video: tuple[int, int, int]) -> str | None:
         """Reason why a clip of (T, H, W) cannot be timed in this scenario, or None."""
         if self.scenario == "stream" and not hasattr(self.method, "stream"):
@@ -96,8 +151,10 @@ class Instrument:
     def call(self, video: Tensor) -> Call:
         """Time one call on uint8 ``[T, H, W, 3]`` on the device."""
         if self.scenario == "throughput":
+            if self.shortened:
+                raise ValueError(f"{self.method.name} runs a part of its declared trace: take the scenario latency")
             return self._in_flight(video, self.lanes or 1)
-        return self._alone(video)
+        return extrapolated(self._alone(video), self.shortened)
 
     def warm(self, video: Tensor, cap_s: float = WARMUP_CAP) -> list[float]:
         """Call until warm (3 calls and 1 s, at most ``cap_s`` seconds, at least once); end-to-end seconds of each."""
@@ -105,17 +162,30 @@ class Instrument:
             return []
         seconds: list[float] = []
         while not seconds or ((len(seconds) < WARMUP_CALLS or sum(seconds) < WARMUP_SECONDS) and sum(seconds) < cap_s):
-            seconds.append(self.call(video).total)
+            call = self.call(video)
+            seconds.append((call.ran or call).total)
         if self.scenario == "throughput" and not self.lanes:
             seconds += self._widen(video, seconds[-1])
         return seconds
 
+    @property
+    def dry(self) -> bool:
+        """Whether FLOPs are counted without multiplying: under random weights no value of a network matters."""
+        return self.method.weights == "random"
+
     def extras(self, video: Tensor) -> Extras:
-        """FLOPs and peak memory of one call each (none where stages overlap or a process has one call only)."""
+        """FLOPs and peak memory of one call each (none where stages overlap or a process has one call only).
+
+        Under random weights the products are not computed, only counted, and there is no call for the peak memory: at
+        published sizes a call may take minutes.
+        """
         if self.scenario in ("throughput", "cold"):
             return Extras()
+        flops = scaled(self._flops(video), self.shortened)
+        if self.dry:
+            return Extras(flops)
         peak, peaks = self._peak_memory(video)
-        return Extras(self._flops(video), peaks, peak)
+        return Extras(flops, peaks, peak)
 
     def _alone(self, video: Tensor) -> Call:
         synchronise = synchroniser(video.device)
@@ -204,7 +274,8 @@ class Instrument:
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+            skipping = SkippedProducts() if self.dry else nullcontext()
+            with torch.inference_mode(), skipping, FlopCounterMode(display=False, custom_mapping=formulas) as counter:
                 listener = FlopListener(counter.get_total_flops)
                 with listening(listener):
                     self._run(video, lambda _: None)
@@ -217,6 +288,32 @@ class Instrument:
         with PeakListener(video.device) as listener, torch.inference_mode(), listening(listener):
             self._run(video, lambda _: synchronise())
         return listener.peak, listener.peaks
+
+
+class SkippedProducts(TorchDispatchMode):
+    """Convolutions, matrix products and fused attention give zeros of the right shape instead of being computed."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket not in PRODUCTS:
+            return func(*args, **(kwargs or {}))
+        device = next(a.device for a in args if isinstance(a, Tensor))
+
+        def to_meta(value: Any) -> Any:
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+        def from_meta(value: Any) -> Any:
+            return torch.zeros(value.shape, dtype=value.dtype, device=device)
+
+        shapes = func(*tree_map_only(Tensor, to_meta, args), **tree_map_only(Tensor, to_meta, kwargs or {}))
+        return tree_map_only(Tensor, from_meta, shapes)
+
+
+_ATEN = torch.ops.aten
+PRODUCTS = {
+    _ATEN.convolution, _ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu, _ATEN._scaled_dot_product_flash_attention,
+    _ATEN._scaled_dot_product_efficient_attention,
+}  # fmt: skip
 
 
 @contextmanager

@@ -12,6 +12,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its OpenMP 
 
 import typer
 
+from avtbench.bench import durations
+
 if TYPE_CHECKING:
     from avtbench.bench.rows import Row
     from avtbench.bench.runner import Estimate, Event, Outcome, Plan
@@ -39,6 +41,11 @@ DatasetOption = Annotated[
 SetOption = Annotated[
     list[str],
     typer.Option("--set", "-s", help="key=value, e.g. view.size=64.", show_default=False),
+]
+TokenizerOption = Annotated[str, typer.Option(help="Frozen tokeniser of the run.", show_default=False)]
+WeightsOption = Annotated[
+    list[str],
+    typer.Option("--weights", help="NAME=PATH of a checkpoint, or random (timing only).", show_default=False),
 ]
 KnobOption = Annotated[
     list[str], typer.Option("--set", "-s", help="KNOB=value, or tokenizer.KNOB=value.", show_default=False)
@@ -200,6 +207,8 @@ def run(
     spec: Annotated[str, typer.Argument(help="Preset (see avtbench ls) or a YAML file.")] = "demo",
     method: MethodOption = [],  # noqa: B006
     dataset: DatasetOption = [],  # noqa: B006
+    tokenizer: TokenizerOption = "",
+    weights: WeightsOption = [],  # noqa: B006
     set_: SetOption = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for reports.")] = RUNS,
     store: Annotated[
@@ -224,7 +233,7 @@ def run(
         if not lpips_weights.exists():
             raise UserError(f"--lpips-weights {lpips_weights}: there is no such file or folder; check the path")
         os.environ["AVTBENCH_WEIGHTS"] = str(lpips_weights.resolve())  # spawned processes look there as well
-    wanted = specs.override(specs.load(spec), method, dataset, set_)
+    wanted = specs.override(specs.load(spec), method, dataset, set_, tokenizer, weights)
     _start(wanted, out, store or out / STORE.name, workers=workers, dry_run=dry_run, fresh=fresh, report=report)
 
 
@@ -247,7 +256,7 @@ def _start(
         estimate = _estimate(todo, opened, fresh)
         _print_plan(todo, estimate, path)
         outcome = _run_with_progress(todo, opened, estimate, workers, fresh)
-        print(f"run {outcome.run}: {outcome.summary()}; {_duration(outcome.seconds)}; stored in {path}")
+        print(f"run {outcome.run}: {outcome.summary()}; {durations.in_minutes(outcome.seconds)}; stored in {path}")
         for reason, points in sorted(outcome.failed.items(), key=lambda item: -item[1])[:5]:
             print(f"  {points} failed: {reason}")
         if show:
@@ -297,9 +306,9 @@ def _print_plan(todo: Plan, estimate: Estimate, path: Path) -> None:
     if not left:
         console.print(f"{known}: nothing to run")
     elif not unknown:
-        console.print(f"{known}; about {_duration(seconds)} by the points stored so far")
+        console.print(f"{known}; about {durations.in_minutes(seconds)} by the points stored so far")
     elif seconds:
-        console.print(f"{known}; more than {_duration(seconds)}; no stored point tells of {', '.join(unknown)}")
+        console.print(f"{known}; more than {durations.in_minutes(seconds)}; no stored point tells of {', '.join(unknown)}")
     else:
         console.print(f"{known}; time unknown: no stored point tells")
 
@@ -325,15 +334,9 @@ def _run_with_progress(todo: Plan, store: Store, estimate: Estimate, workers: in
                 progress.update(task, description=f"{row.method} {row.setting:g} {row.clip}")
             seconds, unknown = estimate.remaining()
             more = " and more" if unknown else " left"
-            progress.update(task, advance=1, left=f"{_duration(seconds)}{more}" if seconds else "")
+            progress.update(task, advance=1, left=f"{durations.in_minutes(seconds)}{more}" if seconds else "")
 
         return runner.run(todo, store, workers=workers, fresh=fresh, on_event=show)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 # ------------------------------------------------------------------------------------------------- report and export
@@ -442,43 +445,35 @@ def doctor() -> None:
 # ------------------------------------------------------------------------------------------------- speed and comparing
 
 
-@_verb("avtbench speed demo --method lit --method hold --budget 120", MORE)
-def speed(
-    spec: Annotated[str, typer.Argument(help="Preset (see avtbench ls) or a YAML file.")] = "demo",
-    method: MethodOption = [],  # noqa: B006
-    dataset: DatasetOption = [],  # noqa: B006
-    set_: SetOption = [],  # noqa: B006
-    scenario: Annotated[str, typer.Option(help="latency, throughput, stream or cold.")] = "latency",
-    budget: Annotated[float, typer.Option(help="Seconds for all of it.")] = 300.0,
-    launches: Annotated[int, typer.Option(help="Fresh processes per configuration; quote no less than 3.")] = 3,
-    out: Annotated[Path, typer.Option(help="Folder for reports.")] = RUNS,
-    store: Annotated[
-        Path | None, typer.Option(help="File with every result.", show_default="OUT/avtbench.sqlite")
+@_verb("avtbench environment demo davis", MORE)
+def environment(
+    run: RunArgument = "",
+    other: Annotated[str, typer.Argument(help="A second run to compare it with.", show_default=False)] = "",
+    store: StoreOption = STORE,
+    other_store: Annotated[
+        Path | None, typer.Option(help="Store of the second run, e.g. of another machine.", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and estimated time, then stop.")] = False,
 ) -> None:
-    """Time methods against each other, in spawned processes, interleaved."""
-    from avtbench.bench import spec as specs
+    """Show the machine that a run was measured on; two runs: what differs, in five lines."""
+    from avtbench.bench import environment as records
+    from avtbench.bench.store import Store
 
-    given = {"passes": "[speed]", "speed.scenario": scenario, "speed.budget": budget, "speed.launches": launches}
-    sets = [*(f"{key}={value}" for key, value in given.items()), *set_]
-    wanted = specs.override(specs.load(spec), method, dataset, sets)
-    _start(wanted, out, store or out / STORE.name, dry_run=dry_run, report=False, show=_print_speed)
+    def of(path: Path, name: str) -> dict[str, Any]:
+        with Store(path, create=False) as opened:
+            return dict(opened.environments(opened.rows(opened.find_run(name).id)))
 
-
-def _print_speed(rows: list[Row]) -> None:
-    """A stage chart of every method at its middle setting."""
-    from rich.console import Console
-
-    from avtbench.bench.stage_chart import stage_chart
-
-    timed: dict[str, dict[float, list[Any]]] = {}
-    for row in rows:
-        if row.timing is not None and row.timing.encode_side and row.setting is not None and not row.alias:
-            timed.setdefault(row.method, {}).setdefault(row.setting, []).append(row.timing)
-    for name, settings in timed.items():
-        setting = sorted(settings)[len(settings) // 2]
-        Console().print(stage_chart(settings[setting], f"{name} at {setting:g}"))
+    found = of(store, run)
+    if not other and other_store is None:
+        for digest, record in found.items():
+            print(f"{digest}: {records.headline(record)}")
+            for group in records.GROUPS:
+                print(f"  {group}: " + ", ".join(f"{k} {v}" for k, v in record.get(group, {}).items() if v is not None))
+        return
+    for digest, record in found.items():
+        for another, compared in of(other_store or store, other).items():
+            print(f"{digest} ({records.headline(record)}) -> {another} ({records.headline(compared)})")
+            for line in records.diff(record, compared):
+                print(line)
 
 
 @_verb("avtbench compare lit hold --at kept=0.5", MORE)
@@ -575,7 +570,9 @@ def claims(
 
 
 from avtbench.bench.fetch_command import fetch as _fetch  # noqa: E402
+from avtbench.bench.speed_command import speed as _speed  # noqa: E402
 from avtbench.bench.train_command import app as _training  # noqa: E402
 
+_verb("avtbench speed -m lit -m elastictok-style --match kept=0.5 --budget 10m", MORE)(_speed)
 _verb("avtbench fetch davis --to DAVIS", MORE)(_fetch)
 app.add_typer(_training, name="train")

@@ -179,6 +179,15 @@ def diff(a: Fingerprint, b: Fingerprint) -> list[str]:
     ]
 
 
+def across(records: Mapping[str, Fingerprint]) -> list[str]:
+    """The five lines between the first environment and each other one; empty where all rows come from one."""
+    (first, *others) = records.items() if records else ((None, {}),)
+    lines = []
+    for name, record in others:
+        lines += [f"environments {first[0]} -> {name}: compare times only within one", *diff(first[1], record)]
+    return lines
+
+
 def headline(record: Fingerprint) -> str:
     """The card or processor a number is quoted with, e.g. ``NVIDIA H200`` or ``Xeon Platinum 8480+, 2 threads``."""
     hardware, threads = record.get("hardware", {}), record.get("threads", {}).get("torch threads")

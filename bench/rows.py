@@ -83,6 +83,23 @@ class StageCost(_Record):
     """Network evaluations inside the stage, per call."""
 
 
+class Extrapolation(_Record):
+    """How the samples of a timing stand for more than was run: a method that declares a trace may run a part of it."""
+
+    stages: dict[str, float]
+    """Path -> evaluations of the declared trace for each one that was run; the stage's time was multiplied by it."""
+    evaluations: int
+    """Network evaluations that were run in a call."""
+    of: int
+    """Network evaluations that the samples stand for."""
+    measured: list[float]
+    """End-to-end seconds of the calls as they ran."""
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{path} x {factor:g}" for path, factor in self.stages.items())
+        return f"extrapolated from {self.evaluations} of {self.of} evaluations ({parts})"
+
+
 class Timing(_Record):
     """Every sample of one speed point, in seconds; ``stages`` are aligned with ``encode_side``."""
 
@@ -111,6 +128,8 @@ class Timing(_Record):
     in ``cold``; elsewhere the processes of a launch start side by side."""
     forced: dict[str, Any] = Field(default_factory=dict)
     """Declared trace (rate, search length) when weights are random."""
+    extrapolated: Extrapolation | None = None
+    """Set where the samples stand for more evaluations than were run; None: every one of them was run."""
 
 
 class Preview(_Record):

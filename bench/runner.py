@@ -122,6 +122,8 @@ def plan(spec: RunSpec) -> Plan:
             if not isinstance(chosen, str):
                 raise
             left_out[wanted.name] = one_line(error)
+    if bench.timing_only:
+        bench.built.tokenizers.clear()
     if not entries:
         reasons = dict.fromkeys(left_out.values())
         said = f": {next(iter(reasons))}" if reasons else ""
@@ -174,7 +176,8 @@ def _twin(entry: Entry) -> Entry:
 
 def _entry(bench: Workbench, wanted: MethodSpec, place: int) -> Entry:
     plugin = plugins.get("method", wanted.name)
-    method = bench.built.methods[place] = bench.create(wanted)
+    method = bench.create(wanted)
+    bench.built.methods[place] = Face.of(method) if bench.timing_only else method
     settings = wanted.settings if wanted.settings is not None else list(method.default_settings)
     if not settings:
         raise PluginError(
@@ -220,10 +223,39 @@ class Sight:
 
 
 @dataclass(frozen=True)
+class _Tag:
+    """Name and digest of a tokeniser that is not held any more."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Face:
+    """What rows and keys say of a method. Stands for it where only spawned processes run it, so that the parent does
+    not hold the networks of every configuration."""
+
+    name: str
+    tier: Any
+    family: str
+    weights: Any
+    setting_name: str
+    parameters: Mapping[str, Any]
+    tokenizer: _Tag | None
+
+    @classmethod
+    def of(cls, method: Method) -> Face:
+        base = getattr(method, "tokenizer", None)
+        tag = None if base is None else _Tag(getattr(base, "name", ""), getattr(base, "digest", ""))
+        told = (method.name, method.tier, method.family, method.weights, method.setting_name, dict(method.parameters))
+        return cls(*told, tag)
+
+
+@dataclass(frozen=True)
 class _Built:
     """What a process has built so far; it stays behind when a workbench is sent to another one."""
 
-    methods: dict[int, Method] = field(default_factory=dict)
+    methods: dict[int, Method | Face] = field(default_factory=dict)
     tokenizers: dict[str, Any] = field(default_factory=dict)
     datasets: dict[int, VideoDataset] = field(default_factory=dict)
     sight: dict[tuple[int, str], Sight] = field(default_factory=dict)
@@ -280,10 +312,26 @@ class Workbench:
             raise PluginError(f"method {wanted.label} takes no tokenizer; leave it out")
         return plugins.create("method", wanted.name, tokenizer=tokenizer, defaults=self.defaults, **wanted.knobs)
 
+    @property
+    def timing_only(self) -> bool:
+        """Whether every method runs in a spawned process of its own."""
+        return set(self.spec.passes) == {"speed"}
+
     def method(self, entry: int) -> Method:
         if entry not in self.built.methods:
             self.built.methods[entry] = self.create(self.entries[entry].spec)
-        return self.built.methods[entry]
+        found = self.built.methods[entry]
+        if isinstance(found, Face):
+            raise TypeError(f"{found.name} is not held here: the run only times it, in processes of their own")
+        return found
+
+    def face(self, entry: int) -> Face:
+        """What rows and keys say of a method."""
+        if entry not in self.built.methods and self.timing_only:
+            self.built.methods[entry] = Face.of(self.create(self.entries[entry].spec))
+            self.built.tokenizers.clear()
+        found = self.built.methods.get(entry)
+        return found if isinstance(found, Face) else Face.of(self.method(entry))
 
     def dataset(self, d: int) -> VideoDataset:
         if d not in self.built.datasets:
@@ -333,15 +381,15 @@ class Workbench:
         return {group: self._environment.record.get(group) for group in ("hardware", "driver", "numerics", "threads")}
 
     def keys(self, job: Job, clip: str) -> list[str]:
-        entry, method = self.entries[job.entry], self.method(job.entry)
-        tokenizer = getattr(method, "tokenizer", None)
+        entry, method = self.entries[job.entry], self.face(job.entry)
+        tokenizer = method.tokenizer
         told = entry.spec.tokenizer or self.spec.tokenizer
         sources = [entry.plugin, *([plugins.get("tokenizer", told.name)] if tokenizer is not None else [])]
         knobs = {
             **entry.spec.knobs,
             **({"tokenizer": identity.with_files(told.knobs)} if tokenizer is not None else {}),
         }
-        weights = getattr(tokenizer, "digest", "")
+        weights = "" if tokenizer is None else tokenizer.digest
         made = identity.method_identity(sources, {**method.parameters, "tokenizer weights": weights}, knobs)
         return [
             identity.point_key(
@@ -449,7 +497,7 @@ class Workbench:
             yield Finished(point.slot, self.row(job, point, sight, status=status, reason=reason, **row), preview)
 
     def row(self, job: Job, point: Point, sight: Sight, **given: Any) -> Row:
-        entry, method = self.entries[job.entry], self.method(job.entry)
+        entry, method = self.entries[job.entry], self.face(job.entry)
         extent: dict[str, Any] = {}
         if sight.clip is not None:
             frames, height, width = sight.clip.video.shape[:3]
@@ -463,7 +511,7 @@ class Workbench:
             tier=method.tier,
             family=method.family,
             weights=method.weights,
-            tokenizer=getattr(getattr(method, "tokenizer", None), "name", ""),
+            tokenizer="" if method.tokenizer is None else method.tokenizer.name,
             parameters=identity.plain({**entry.spec.knobs, **method.parameters}),
             setting_name=method.setting_name,
             setting=point.setting,

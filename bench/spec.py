@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from avtbench.bench import durations
 from avtbench.bench.errors import UserError, did_you_mean
 from avtbench.bench.rows import Setting
 from avtbench.datasets.contract import View
@@ -80,8 +81,8 @@ class SpeedSpec(_Strict):
     """How the speed pass measures; see :class:`avtbench.bench.speed.Plan`."""
 
     scenario: Literal["latency", "throughput", "stream", "cold"] = "latency"
-    budget: float = Field(default=600.0, gt=0)
-    """Seconds for the whole pass."""
+    budget: Annotated[float, BeforeValidator(durations.seconds)] = Field(default=600.0, gt=0)
+    """Seconds for the whole pass; ``10m`` and ``90s`` are understood."""
     launches: int = Field(default=3, ge=1)
     """Fresh processes per configuration."""
     settings: int | None = Field(default=None, ge=1)
@@ -90,12 +91,17 @@ class SpeedSpec(_Strict):
     """Only the first so many clips of every data set."""
     rounds: int = Field(default=50, ge=1)
     """At most, per launch."""
+    warmup: Annotated[float, BeforeValidator(durations.seconds)] = Field(default=10.0, ge=0)
+    """Seconds of warm-up calls at most, per process and clip size; 0 makes none, for calls of minutes."""
     resident: int = Field(default=4, ge=1)
     """Processes alive at once."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads of every process; None leaves the default."""
     twin: bool = True
     """Time the first method a second time under another name: the noise floor."""
+    match: Names = Field(default_factory=list)
+    """Levels at which methods are timed, e.g. ``kept=0.5``, ``psnr=30``, or ``psnr`` for the middle of what all reach;
+    the settings are found on the quality rows of the same clips. Empty times the settings as they are."""
 
 
 class TokenizerSpec(_Strict):
@@ -220,9 +226,15 @@ def load(given: str) -> RunSpec:
 
 
 def override(
-    spec: RunSpec, methods: Iterable[str] = (), datasets: Iterable[str] = (), sets: Iterable[str] = ()
+    spec: RunSpec,
+    methods: Iterable[str] = (),
+    datasets: Iterable[str] = (),
+    sets: Iterable[str] = (),
+    tokenizer: str = "",
+    weights: Iterable[str] = (),
 ) -> RunSpec:
-    """``--method`` and ``--dataset`` choose (entries of the spec keep their settings); ``--set key=value`` changes.
+    """``--method``, ``--dataset`` and ``--tokenizer`` choose (entries of the spec keep their settings), ``--set
+    key=value`` changes, ``--weights`` fills in (see :mod:`avtbench.bench.weights_option`).
 
     Keys: any field (``seed``), ``view.FIELD``, ``speed.FIELD``, ``tokenizer.KNOB``, ``method.NAME.settings``,
     ``method.NAME.KNOB``, ``dataset.NAME.limit``, ``dataset.NAME.view.FIELD``, ``dataset.NAME.KNOB``. NAME may be left
@@ -233,6 +245,8 @@ def override(
         content["methods"] = _chosen(content["methods"], methods)
     if datasets := list(datasets):
         content["datasets"] = _chosen(content["datasets"], datasets)
+    if tokenizer:
+        content["tokenizer"] = {"name": tokenizer}
     for text in sets:
         key, sign, value = text.partition("=")
         if not sign or not key:
@@ -241,6 +255,11 @@ def override(
             _assign(content, key, yaml.safe_load(value))
         except yaml.YAMLError:
             raise SpecError(f"--set {key}: {value!r} is not a YAML value") from None
+    if weights := list(weights):
+        from avtbench.bench import weights_option
+
+        _list_methods(content)
+        weights_option.give(content, weights)
     return _validated(content, "--set") if sets else _validated(content, spec.name)
 
 
@@ -290,14 +309,21 @@ def _tokenizer(entry: Any, knob: str, value: Any) -> dict[str, Any]:
 
 def _entry(content: dict[str, Any], head: str, name: str, key: str) -> dict[str, Any]:
     field = f"{head}s"
-    if content[field] == "shared":
-        content[field] = [{"name": plugin.name} for plugin in shared()]
+    _list_methods(content)
     content[field] = [_named(entry) for entry in content[field]]
     kind = MethodSpec if head == "method" else DatasetSpec
     labels = {kind(**entry).label: entry for entry in content[field]}  # type: ignore[attr-defined]
     if name not in labels:
         raise SpecError(f"--set {key}: this run has no {head} {name}; {did_you_mean(name, labels)}")
     return labels[name]
+
+
+def _list_methods(content: dict[str, Any]) -> None:
+    """Put the entries in place of ``shared``."""
+    if content["methods"] == "shared":
+        content["methods"] = [{"name": plugin.name} for plugin in shared()]
+    content["methods"] = [_named(entry) for entry in content["methods"]]
+    content["tokenizer"] = _named(content["tokenizer"])
 
 
 def _only(content: dict[str, Any], head: str, key: str) -> str:

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from avtbench.bench.calls import SETTLE_BELOW, WARMUP_CAP, Call, Extras, Instrument, Scenario, dtype_of
 from avtbench.bench.clock import Nanoseconds, stage_costs
-from avtbench.bench.rows import Status, Timing
+from avtbench.bench.rows import Extrapolation, Status, Timing
 from avtbench.bench.statistics import half_width
 from avtbench.bench.workers import Facts, Job, Worker, WorkerLost, forced_trace
 from avtbench.datasets.contract import Clip
@@ -46,6 +46,8 @@ PRECISION = 0.02
 """Relative half-width of the median's interval at which sampling stops."""
 EXTRAS_COST = 5.0
 """Calls that FLOPs and peak memory of one point are reckoned to cost."""
+DRY_EXTRAS_COST = 0.5
+"""The same where products are only counted (random weights)."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def time_point(
         calls,
         list(range(len(calls))),
         measured,
+        instrument.shortened,
         scenario=scenario,
         device=str(video.device),
         dtype=dtype or dtype_of(method),
@@ -128,7 +131,9 @@ def time_point(
     )
 
 
-def _timing(calls: Sequence[Call], rounds: list[int], extras: Extras | None, **facts: Any) -> Timing:
+def _timing(
+    calls: Sequence[Call], rounds: list[int], extras: Extras | None, shortened: Mapping[str, float], **facts: Any
+) -> Timing:
     extras = extras or Extras()
     return Timing(
         rounds=rounds,
@@ -137,8 +142,21 @@ def _timing(calls: Sequence[Call], rounds: list[int], extras: Extras | None, **f
         stages=stage_costs([c.stages for c in calls], calls[-1].evaluations, extras.flops, extras.peaks),
         peak_bytes=extras.peak,
         lanes=calls[-1].lanes,
+        extrapolated=_extrapolation(calls, shortened),
         chunks=[list(c.chunks) for c in calls] if facts["scenario"] == "stream" else [],
         **facts,
+    )
+
+
+def _extrapolation(calls: Sequence[Call], shortened: Mapping[str, float]) -> Extrapolation | None:
+    ran = [call.ran for call in calls if call.ran is not None]
+    if not ran:
+        return None
+    return Extrapolation(
+        stages=dict(shortened),
+        evaluations=sum(ran[-1].total_evaluations.values()),
+        of=sum(calls[-1].total_evaluations.values()),
+        measured=[call.total for call in ran],
     )
 
 
@@ -167,6 +185,7 @@ class Plan:
     resident:   processes alive at once; more jobs than that are split at random into groups, which are then timed one
                 after another (a pair across groups is still paired per clip and round, but no longer close in time).
     threads:    torch threads of every process; None leaves the default.
+    warmup_s:   seconds of warm-up calls at most, per process and clip size; 0 makes none.
     """
 
     scenario: Scenario = "latency"
@@ -178,6 +197,7 @@ class Plan:
     resident: int = 8
     device: str = "cpu"
     threads: int | None = None
+    warmup_s: float = WARMUP_CAP
 
     def __post_init__(self) -> None:
         for name in ("launches", "max_rounds", "resident"):
@@ -292,7 +312,7 @@ class _Launch:
         self.tell(f"{self._name}: warming up")
         self._warm()
         recent = {j: point.warmup[-1] for (_, j), point in self.points.items() if point.warmup}
-        reserve = EXTRAS_COST * sum(recent.values()) if self.launch == 0 else 0.0
+        reserve = sum(self._extras_cost(j) * call for j, call in recent.items()) if self.launch == 0 else 0.0
         self._sample(max(self.share_s - reserve, 0.7 * self.share_s), recent)
         if self.launch == 0:
             self._extras()
@@ -347,7 +367,9 @@ class _Launch:
         sizes: dict[tuple[int, ...], list[int]] = {}
         for c, clip in enumerate(self.clips):
             sizes.setdefault(clip.video.shape, []).append(c)
-        cap = min(WARMUP_CAP, 0.3 * self.share_s / max(len(self.workers) * len(sizes), 1))
+        if not self.plan.warmup_s:
+            return
+        cap = min(self.plan.warmup_s, 0.3 * self.share_s / max(len(self.workers) * len(sizes), 1))
         for alike in sizes.values():
             for j in list(self.workers):
                 first = next((c for c in alike if self.is_open(c, j)), None)
@@ -396,6 +418,10 @@ class _Launch:
                     self._call(c, j, 0, settle=False)
             self.stop()
 
+    def _extras_cost(self, j: int) -> float:
+        """Calls that FLOPs and peak memory are reckoned to cost; under random weights nothing is multiplied for them."""
+        return DRY_EXTRAS_COST if self.facts[j].described["weights"] == "random" else EXTRAS_COST
+
     def _extras(self) -> None:
         self.sampling = False  # what was sampled stays good when only the extras fail
         for c in range(len(self.clips)):
@@ -403,8 +429,9 @@ class _Launch:
                 point = self.points.get((c, j))
                 if point is None or not point.calls or j not in self.workers:
                     continue
-                if self.elapsed + EXTRAS_COST * point.calls[-1].total > self.share_s:
-                    return
+                last = point.calls[-1].ran or point.calls[-1]
+                if self.elapsed + self._extras_cost(j) * last.total > self.share_s:
+                    continue
                 point.extras = self._ask(c, j, "extras")
 
     def results(self, interrupted: bool = False) -> Iterator[Result]:
@@ -440,6 +467,7 @@ class _Launch:
             point.calls,
             point.rounds,
             point.extras,
+            facts.shortened,
             scenario=self.plan.scenario,
             device=self.plan.device,
             dtype=facts.dtype,

@@ -57,6 +57,7 @@ def _dataset(work: Workbench, jobs: Sequence[Job], budget: float) -> Iterator[Ev
         resident=wanted.resident,
         device=str(work.device),
         threads=wanted.threads,
+        warmup_s=wanted.warmup,
     )
 
     def stored(job: speed.Job, clip: Clip, launch: int) -> bool:

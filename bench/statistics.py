@@ -24,6 +24,8 @@ LEVEL = 0.95
 RESAMPLES = 9999
 FEWEST_CLIPS = 5
 """Below this many clips a bootstrap over clips means nothing; the interval is then over rounds, and says so."""
+FEWEST_ROUNDS = 6
+"""Below this many paired rounds a bootstrap is too narrow; the interval is then Student's."""
 QUOTED_LAUNCHES = 3
 
 Side = Literal["end to end", "encode side", "decode side"]
@@ -121,13 +123,21 @@ class SpeedUp:
     """Card or processor, and number format."""
     over: Literal["clips", "rounds"] = "clips"
     """What the interval was resampled over."""
+    extrapolated: str = ""
+    """How samples stand for more than was run, in words; empty where everything was run."""
+
+    @property
+    def interval(self) -> str:
+        """``[29.8, 32.5]``, or that one pair gives none."""
+        known = self.low > 0 and math.isfinite(self.high)
+        return f"[{_times(self.low)}, {_times(self.high)}]" if known else "[no interval from one pair]"
 
     def __str__(self) -> str:
-        text = f"{_times(self.ratio)}x [{_times(self.low)}, {_times(self.high)}], {_count(self.clips, 'clip')}"
+        text = f"{_times(self.ratio)}x {self.interval}, {_count(self.clips, 'clip')}"
         text += f", {_count(self.launches, 'launch', 'es')}, {self.where}"
-        return (
-            text if self.over == "clips" else f"{text}; interval over {_count(self.pairs, 'paired round')}, not clips"
-        )
+        if self.over == "rounds":
+            text += f"; interval over {_count(self.pairs, 'paired round')}, not clips"
+        return f"{text}; {self.extrapolated}" if self.extrapolated else text
 
     def verdict(self, floor: float | None) -> str:
         """``faster``, ``slower`` or ``not distinguishable``, in words with the number that decides.
@@ -188,8 +198,9 @@ def speed_up(
 
     With at least five clips, a clip's value is the median over its paired rounds, the ratio exp of the mean over clips,
     and the interval by bootstrap over clips. With fewer, a round's value is the mean over clips, the ratio exp of the
-    median over rounds, and the interval by bootstrap over rounds, which says nothing about other clips. Raises
-    ValueError where no clip and round were measured for both.
+    median over rounds, and the interval by bootstrap over rounds, which says nothing about other clips; with fewer than
+    six rounds it is their mean and Student's interval, with one pair there is none. Raises ValueError where no clip
+    and round were measured for both.
     """
     a, b = by_clip(slow), by_clip(fast)
     pairs = {clip: log_ratios(a[clip], b[clip], side) for clip in a if clip in b}
@@ -206,8 +217,9 @@ def speed_up(
         low, high = bootstrap(values, np.mean, seed)
     else:
         values = _by_round(list(pairs.values()))
-        centre = float(np.median(values))
-        low, high = bootstrap(values, np.median, seed)
+        few = len(values) < FEWEST_ROUNDS
+        centre = float(np.mean(values) if few else np.median(values))
+        low, high = student(values) if few else bootstrap(values, np.median, seed)
     return SpeedUp(
         ratio=math.exp(centre),
         low=math.exp(low),
@@ -218,7 +230,13 @@ def speed_up(
         pairs=len({key for ratios in pairs.values() for key in ratios}),
         where=where or _dtypes([*a.values(), *b.values()]),
         over=over,
+        extrapolated=extrapolated([t for clip in pairs for t in (*a[clip], *b[clip])]),
     )
+
+
+def extrapolated(timings: Iterable[Timing]) -> str:
+    """How any of these samples stand for more than was run, in words; empty where everything was run."""
+    return "; ".join(dict.fromkeys(str(t.extrapolated) for t in timings if t.extrapolated is not None))
 
 
 def _by_round(pairs: Sequence[dict[tuple[int, int], float]]) -> list[float]:
@@ -253,6 +271,15 @@ def bootstrap(values: Sequence[float], statistic: Callable[..., np.floating], se
         if math.isfinite(interval.low) and math.isfinite(interval.high):
             break
     return float(interval.low), float(interval.high)
+
+
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of a few values, taken as normal; (-inf, inf) for fewer than two."""
+    n = len(values)
+    if n < 2:
+        return -math.inf, math.inf
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def noise_floor(rows: Sequence[Row], side: Side = "end to end") -> float | None:
@@ -328,6 +355,46 @@ def decompose(slow: Sequence[Row], fast: Sequence[Row], side: Side = "end to end
     return Decomposition(found.ratio, evaluations, per_evaluation, found.ratio / flops if flops else None, len(clips))
 
 
+UNCOUNTED = ("dtype", "weights")
+"""Parameters that change no operation count."""
+
+
+def traits(row: Row) -> str:
+    """What of a configuration decides how many operations it takes, besides method, setting and size of the clip."""
+    parameters = {k: v for k, v in row.parameters.items() if k not in UNCOUNTED}
+    return repr((row.tokenizer, sorted(parameters.items())))
+
+
+def with_flops(rows: Sequence[Row]) -> list[Row]:
+    """Rows in which stages without FLOPs have those that another launch, clip or number format counted.
+
+    Operations follow from shapes, so a configuration that was counted once is known for every row that differs from it
+    in launch, machine or number format, and where the search length is the same; times are never carried over.
+    """
+
+    def place(row: Row) -> tuple[object, ...]:
+        return row.method, traits(row), row.setting, row.frames, row.height, row.width
+
+    known: dict[tuple[object, ...], dict[str, tuple[dict[str, int], int]]] = {}
+    for row in rows:
+        for s in row.timing.stages if row.timing else ():
+            if s.flops is not None:
+                known.setdefault(place(row), {})[s.path] = s.evaluations, s.flops
+    found = []
+    for row in rows:
+        there = known.get(place(row), {})
+        if row.timing is not None and there and all(s.flops is None for s in row.timing.stages):
+            stages = [
+                s.model_copy(update={"flops": there[s.path][1]})
+                if s.path in there and there[s.path][0] == s.evaluations
+                else s
+                for s in row.timing.stages
+            ]
+            row = row.model_copy(update={"timing": row.timing.model_copy(update={"stages": stages})})
+        found.append(row)
+    return found
+
+
 def cost(timing: Timing, side: Side = "end to end") -> tuple[int | None, int | None]:
     """(network evaluations, FLOPs) of one call; None where not counted."""
     verbs = {"end to end": None, "encode side": ("encode", "select"), "decode side": ("decode",)}[side]
@@ -394,6 +461,10 @@ def warnings(timings: Sequence[Timing], side: Side = "end to end") -> list[str]:
             f"a call takes {in_words(pooled.median)}, less than 1 ms; clock and launch overhead weigh in. "
             "Use longer or larger clips."
         )
+    if text := extrapolated(timings):
+        found.append(f"{text}: not measured in full. Quote it with these words, or run the whole trace.")
+    if not cold and not any(t.warmup for t in timings if t.encode_side):
+        found.append("no call was made to warm up, the first call is a sample; set speed.warmup.")
     apart, within = _launch_spread(samples)
     if apart > within > 0:
         found.append(

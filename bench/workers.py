@@ -78,6 +78,7 @@ class Facts:
     environment: Mapping[str, Any]
     dtype: str
     forced: Mapping[str, Any]
+    shortened: Mapping[str, float] = field(default_factory=dict)
 
 
 class WorkerLost(RuntimeError):
@@ -117,7 +118,11 @@ class Server:
         method = job.build()
         self.instrument = Instrument(method, method.check_setting(job.setting), scenario)
         self.facts = Facts(
-            describe(method), environment.fingerprint(self.device), dtype_of(method), forced_trace(method)
+            describe(method),
+            environment.fingerprint(self.device),
+            dtype_of(method),
+            forced_trace(method),
+            dict(self.instrument.shortened),
         )
 
     def _video(self, path: str) -> torch.Tensor:

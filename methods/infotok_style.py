@@ -10,7 +10,7 @@ from torch import Tensor
 from avtbench.methods.baselines import per_position
 from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.latents import LatentMethod, Latents
-from avtbench.methods.lit.method import load_lit
+from avtbench.methods.lit.method import load_lit, random_lit
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
 
@@ -20,7 +20,9 @@ class InfoTokStyle(LatentMethod):
     Dropped positions, the first latent frame's among them, are filled by an inpainting network of LIT's architecture
     and size, trained on masks of this rule (InfoTok, arXiv 2512.16975; specification section 4, mask ``mse``).
 
-    adapter_weights: a file written by ``avtbench train infotok-style``; None takes the shipped one of the tokeniser.
+    adapter_weights: a file written by ``avtbench train infotok-style``; None takes the shipped one of the tokeniser;
+                     ``random`` is for timing alone.
+    size: depth x width of a random adapter.
     """
 
     name: ClassVar[str] = "infotok-style"
@@ -30,9 +32,15 @@ class InfoTokStyle(LatentMethod):
     setting_unit: ClassVar[str] = "requested kept fraction"
     default_settings: ClassVar[tuple[float, ...]] = (0.25, 0.4, 0.55, 0.7, 0.85)
 
-    def __init__(self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None, size: str = "12x512"
+    ) -> None:
         super().__init__(tokenizer)
-        self.network, self.network_digest = load_lit(tokenizer, self.name, adapter_weights)
+        if adapter_weights == "random":
+            self.network, self.network_digest = random_lit(size, tokenizer), f"random {size}"
+            self.weights = "random"
+        else:
+            self.network, self.network_digest = load_lit(tokenizer, self.name, adapter_weights)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -56,4 +64,4 @@ class InfoTokStyle(LatentMethod):
             return z
         with self.stage("adapter"):
             self.count("adapter")
-            return self.network(z.unsqueeze(0), keep.unsqueeze(0)).squeeze(0)
+            return self.network(z.unsqueeze(0).to(self.network.out.weight.dtype), keep.unsqueeze(0)).squeeze(0).float()

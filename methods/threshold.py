@@ -58,3 +58,17 @@ def age(keep: Tensor) -> Tensor:
     t = keep.shape[0]
     index = torch.arange(1, t + 1, device=keep.device).view(t, 1, 1)
     return index - torch.where(keep, index, 0).cummax(0).values
+
+
+def declared_mask(like: Tensor, share: float) -> Tensor:
+    """A mask that keeps ``share`` of all positions, whatever the content: for timing at a declared rate.
+
+    like: bool ``[t, h, w]``, whose grid and device it takes. The first latent frame is kept, and of the others evenly
+    spread positions, as many in each.
+    """
+    t, h, w = like.shape
+    due = max(round(share * t * h * w) - h * w, 0) / max((t - 1) * h * w, 1)
+    place = torch.arange(h * w, device=like.device, dtype=torch.float64) * 0.6180339887498949  # golden ratio: even
+    keep = (place.remainder(1) < due).view(1, h, w).repeat(t, 1, 1)
+    keep[0] = True
+    return keep

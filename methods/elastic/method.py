@@ -11,6 +11,7 @@ from torch import Tensor
 from avtbench.methods.contract import ContractError, Family, Tokens
 from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, prefix_mask, prefix_order
 from avtbench.methods.latents import LatentMethod, Latents
+from avtbench.methods.placement import seeded
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import read_trained_for
 
@@ -23,7 +24,8 @@ class ElasticTokStyle(LatentMethod):
     [-1, 1], after ElasticTok (specification section 6). The search returns the smallest passing count that it tested,
     or everything where none passed.
 
-    adapter_weights: a file written by ``avtbench train elastictok-style``; None takes the shipped one.
+    adapter_weights: a file written by ``avtbench train elastictok-style``; None takes the shipped one; ``random`` is
+                     for timing alone.
     least: smallest count tried, as a fraction of the frame's tokens (ElasticTok: 128 of 2048).
     """
 
@@ -36,9 +38,14 @@ class ElasticTokStyle(LatentMethod):
 
     def __init__(self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None, least: float = 0.0625) -> None:
         super().__init__(tokenizer)
-        config, tensors, self.adapter_digest = read_trained_for(tokenizer, self.name, adapter_weights)
-        self.adapter = ElasticAdapter(ElasticConfig(**config))
-        self.adapter.load_state_dict(tensors)
+        if adapter_weights == "random":
+            self.weights, self.adapter_digest = "random", "random"
+            with seeded(0):
+                self.adapter = ElasticAdapter(ElasticConfig(channels=tokenizer.channels))
+        else:
+            config, tensors, self.adapter_digest = read_trained_for(tokenizer, self.name, adapter_weights)
+            self.adapter = ElasticAdapter(ElasticConfig(**config))
+            self.adapter.load_state_dict(tensors)
         self.adapter.to(tokenizer.device).eval().requires_grad_(False)
         if not 0 < least <= 1:
             raise ContractError(f"{self.name}: least is {least:g}, expected a fraction above 0 and up to 1")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -47,7 +47,8 @@ class _ElasticTokMethod(Method):
     search:   ``binary`` or ``linear`` (100 trials a block).
     device, dtype: where and in which precision (``float32``, ``bfloat16``) the networks run.
     forced:   ``{"probes": 11, "kept": 700}``: a declared trace, every block taking that many trials and keeping that
-              many tokens, so that timing with random weights has the published cost. None searches.
+              many tokens, so that timing with random weights has the published cost. With ``"run": 1`` only so many
+              of a block's trials are made and :attr:`shortened` says what they stand for. None searches.
     """
 
     bottleneck: ClassVar[Literal["vae", "fsq"]]
@@ -80,7 +81,8 @@ class _ElasticTokMethod(Method):
         try:
             self.forced = Forced(**forced) if forced else None
         except TypeError:
-            raise ContractError(f"{self.name}: forced is {dict(forced or {})}, expected probes and kept") from None
+            expected = "expected probes, kept and, if short, run"
+            raise ContractError(f"{self.name}: forced is {dict(forced or {})}, {expected}") from None
         self._source = weights
         self._seed = seed
         self._cache: KVCache | None = None
@@ -122,7 +124,7 @@ class _ElasticTokMethod(Method):
             "search": self.search,
             "dtype": str(self.dtype).removeprefix("torch."),
             "weights": self.digest,
-            "forced": None if self.forced is None else {"probes": self.forced.probes, "kept": self.forced.kept},
+            "forced": None if self.forced is None else {k: v for k, v in asdict(self.forced).items() if v is not None},
         }
 
     @cached_property
@@ -135,6 +137,12 @@ class _ElasticTokMethod(Method):
             content.update(key.encode())
             content.update(value.cpu().contiguous().view(torch.uint8).numpy())
         return content.hexdigest()[:16]
+
+    @property
+    def shortened(self) -> Mapping[str, float]:
+        """Stages of which a call makes only a part, with what one made evaluation stands for."""
+        share = 1.0 if self.forced is None else self.forced.share
+        return {"select/search/trial": share} if share > 1 else {}
 
     def encode(self, video: Tensor) -> Patches:
         device = self.model.device
@@ -209,6 +217,7 @@ class ElasticTokCV(_ElasticTokMethod):
     setting_name = "MSE target"
     setting_unit = "MSE on [-1, 1]"
     default_settings = (0.001, 0.003, 0.007, 0.015)
+    declared_trace = {"probes": 11, "kept": 1024}
     bottleneck = "vae"
 
 
@@ -222,4 +231,5 @@ class ElasticTokFSQ(_ElasticTokMethod):
     setting_name = "MSE target"
     setting_unit = "MSE on [-1, 1]"
     default_settings = (0.001, 0.003, 0.007, 0.015)
+    declared_trace = {"probes": 12, "kept": 2048}
     bottleneck = "fsq"

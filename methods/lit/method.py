@@ -10,9 +10,10 @@ from torch import Tensor
 
 from avtbench.methods.baselines import Hold
 from avtbench.methods.contract import ContractError, Family
+from avtbench.methods.latents import Latents
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.placement import seeded
-from avtbench.methods.threshold import Reference
+from avtbench.methods.threshold import Reference, declared_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import read_trained_for
 
@@ -24,11 +25,14 @@ class Lit(Hold):
     lit_weights: a file written by ``avtbench train lit``; None takes the shipped one of the tokeniser; ``random`` is
                  for timing alone.
     size:        depth x width of a random network (trained ones know theirs): ``12x512`` is about 50 M parameters.
+    forced:      ``{"kept": 0.5}``: a declared rate for timing; the threshold's scan runs, its outcome is replaced by a
+                 mask that keeps this share, because untrained latents say nothing about the rate. None decides.
     """
 
     name: ClassVar[str] = "lit"
     summary: ClassVar[str] = "temporal-L1 threshold, filled by a Latent Inpainting Transformer"
     family: ClassVar[Family] = "threshold"
+    declared_trace: ClassVar[Mapping[str, float]] = {"kept": 0.5}
 
     def __init__(
         self,
@@ -36,8 +40,12 @@ class Lit(Hold):
         reference: Reference = "last_kept",
         lit_weights: str | None = None,
         size: str = "12x512",
+        forced: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(tokenizer, reference)
+        if forced is not None and not (set(forced) == {"kept"} and 0 < forced["kept"] <= 1):
+            raise ContractError(f"{self.name}: forced is {dict(forced)}, expected kept with a share in (0, 1]")
+        self.forced = forced
         if lit_weights == "random":
             self.network, self.network_digest = random_lit(size, tokenizer), f"random {size}"
             self.weights = "random"
@@ -46,7 +54,12 @@ class Lit(Hold):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        return {**super().parameters, "lit_digest": self.network_digest}
+        forced = {} if self.forced is None else {"forced": dict(self.forced)}
+        return {**super().parameters, "lit_digest": self.network_digest, **forced}
+
+    def choose(self, latents: Latents, setting: float) -> Tensor:
+        keep = super().choose(latents, setting)
+        return keep if self.forced is None else declared_mask(keep, self.forced["kept"])
 
     def fill(self, z: Tensor, keep: Tensor) -> Tensor:
         if bool(keep.all()):

@@ -1,0 +1,52 @@
+"""Settings at which methods meet: found on the quality rows of the clips that are to be timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from avtbench.bench.rows import Row
+from avtbench.reports.compare import ANCHORS, calibrate
+from avtbench.reports.errors import Refused, ReportError
+from avtbench.reports.frame import frame, quality_points
+from avtbench.reports.ratios import Level
+
+
+def find(rows: Sequence[Row], wanted: Sequence[str]) -> tuple[list[Level], list[str]]:
+    """The levels with the setting of every method that meets them on the mean, and who meets none and why.
+
+    wanted: ``kept=0.5``, ``psnr=30`` or the like; a name alone (``psnr``) is the middle of what every method reaches.
+    Methods with one setting (full rate) stay as they are. Raises :class:`ReportError` where a level is unknown or no
+    method meets it.
+    """
+    points = quality_points(frame(rows))
+    curves = {str(m): mine for m, mine in points.groupby("method", sort=False) if mine["setting"].nunique() > 1}
+    levels: list[Level] = []
+    left_out: list[str] = []
+    for text in wanted:
+        target = text if "=" in text else f"{text}={_middle(curves, text):.4g}"
+        settings: dict[str, float] = {}
+        for method in curves:
+            try:
+                settings[method] = float(f"{calibrate([r for r in rows if r.method == method], method, target):.6g}")
+            except Refused as reason:
+                left_out.append(f"at {target}, {method}: {reason}")
+        if not settings:
+            raise ReportError(f"no method meets {target}: {'; '.join(left_out) or 'no quality rows with several settings'}")
+        levels.append((target, settings))
+    return levels, left_out
+
+
+def _middle(curves: dict[str, pd.DataFrame], name: str) -> float:
+    """The middle of the range of a measure that every method's mean curve covers."""
+    if name not in ANCHORS:
+        raise ReportError(f"--match {name}: expected NAME or NAME=NUMBER with NAME one of {', '.join(ANCHORS)}")
+    means = [mine.groupby("setting")[ANCHORS[name]].mean() for mine in curves.values()]
+    spans = [(m[m.map(math.isfinite)].min(), m[m.map(math.isfinite)].max()) for m in means]
+    low, high = max((s[0] for s in spans), default=math.nan), min((s[1] for s in spans), default=math.nan)
+    if not low <= high:
+        reached = ", ".join(f"{m} {s[0]:.3g} to {s[1]:.3g}" for m, s in zip(curves, spans, strict=True))
+        raise ReportError(f"--match {name}: the methods share no {name} ({reached}); sweep more settings")
+    return (low + high) / 2

@@ -1,0 +1,309 @@
+"""Speed rows side by side: medians, paired speed-ups with what explains them, and what a threshold adds to its base."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import pandas as pd
+
+from avtbench.bench import statistics
+from avtbench.bench.measures import kept_fraction
+from avtbench.bench.rows import Row, Status
+from avtbench.bench.statistics import Samples, Side, SpeedUp
+from avtbench.reports.frame import frame
+from avtbench.reports.tables import Table
+
+FULL = "full-rate"
+SHOWN: tuple[Side, ...] = ("encode side", "end to end")
+Level = tuple[str, Mapping[str, float]]
+"""What is matched, in words, and the setting of each method (by name) that meets it."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One configuration on one machine: a method at a setting, a clip size, a scenario, a number format."""
+
+    name: str
+    rows: list[Row]
+    kept: float
+    """Mean kept fraction; nan where no row of the quality pass tells."""
+
+    @property
+    def first(self) -> Row:
+        return self.rows[0]
+
+    @property
+    def setting(self) -> float | None:
+        return self.first.setting
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What two configurations must share to be compared."""
+        row, timing = self.first, self.first.timing
+        assert timing is not None
+        size = (row.frames, row.height, row.width)
+        return size, timing.scenario, timing.device, timing.dtype, row.environment
+
+    def samples(self, side: Side) -> Samples:
+        return Samples([s for row in self.rows if row.timing for s in statistics.SIDES[side](row.timing)])
+
+    def stage(self, path: str) -> list[float]:
+        """Seconds of a stage, sample by sample; empty where there is none."""
+        stages = [s for row in self.rows if row.timing for s in row.timing.stages if s.path == path]
+        return [x for s in stages for x in s.seconds]
+
+    def cost(self, side: Side) -> tuple[float, float]:
+        """Mean network evaluations and FLOPs of a call; nan where they were not counted."""
+        costs = [statistics.cost(row.timing, side) for row in self.rows if row.timing]
+        evaluations, flops = ([c[i] for c in costs if c[i] is not None] for i in (0, 1))
+        return (fmean(evaluations) if evaluations else math.nan), (fmean(flops) if flops else math.nan)  # type: ignore[type-var]
+
+    @property
+    def note(self) -> str:
+        parts = [f"{self.first.weights} weights"] if self.first.weights == "random" else []
+        text = statistics.extrapolated(row.timing for row in self.rows if row.timing)
+        return "; ".join([*parts, *([text] if text else [])])
+
+
+def timed(rows: Sequence[Row]) -> list[Timed]:
+    """Group the finished speed rows of ``rows``, A/A twins aside; its quality rows give the kept fractions."""
+    rows = statistics.with_flops(rows)
+    speed = [r for r in rows if r.status is Status.DONE and r.timing and r.timing.encode_side and not r.alias]
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in speed:
+        assert row.timing is not None
+        size = (row.frames, row.height, row.width)
+        how = (row.timing.scenario, row.timing.device, row.timing.dtype, row.environment)
+        groups.setdefault((row.method, statistics.traits(row), row.setting, size, how), []).append(row)
+    names = _names(list(groups.values()), rows)
+    shares = _shares(rows)
+    return [Timed(name, group, _kept(group, shares)) for name, group in zip(names, groups.values(), strict=True)]
+
+
+def _names(groups: Sequence[list[Row]], rows: Sequence[Row]) -> list[str]:
+    """Method, size of a random network and tokeniser; the report's longer label where that names two things."""
+    short = [_short(group[0]) for group in groups]
+    meant: dict[str, set[object]] = {}
+    for name, group in zip(short, groups, strict=True):
+        meant.setdefault(name, set()).add(statistics.traits(group[0]))
+    if all(len(traits) == 1 for traits in meant.values()):
+        return short
+    table = frame(rows)
+    labels = dict(zip(table["key"], table["label"], strict=True))
+    return [n if len(meant[n]) == 1 else labels[g[0].key] for n, g in zip(short, groups, strict=True)]
+
+
+def _short(row: Row) -> str:
+    made = str(row.parameters.get("lit_digest", row.parameters.get("adapter_digest", "")))
+    size = f" {made.removeprefix('random ')}" if made.startswith("random ") else ""
+    return f"{row.method}{size}" + (f" on {row.tokenizer}" if row.tokenizer not in ("", "embedded") else "")
+
+
+def _shares(rows: Sequence[Row]) -> dict[tuple[object, ...], float]:
+    """Kept fraction by method, setting and clip, from the quality rows."""
+    counted = [r for r in rows if r.status is Status.DONE and r.rate is not None]
+    return {(r.method, r.setting, r.dataset, r.clip): kept_fraction(r.rate) for r in counted if r.rate}
+
+
+def _kept(group: Sequence[Row], shares: Mapping[tuple[object, ...], float]) -> float:
+    found = [shares.get((r.method, r.setting, r.dataset, r.clip), math.nan) for r in group]
+    told = [r.timing.forced["kept"] for r in group if r.timing and 0 < r.timing.forced.get("kept", 2) <= 1]
+    known = [s for s in found if not math.isnan(s)] or told
+    return fmean(known) if known else math.nan
+
+
+def chosen(groups: Sequence[Timed], share: float = 0.5) -> list[Timed]:
+    """Every configuration at one setting only: the one that keeps nearest to ``share``, or the middle one."""
+    found = []
+    for _, group in itertools.groupby(sorted(groups, key=lambda g: (g.name, str(g.alike))), lambda g: (g.name, g.alike)):
+        mine = sorted(group, key=lambda g: g.setting or 0.0)
+        near = [g for g in mine if not math.isnan(g.kept)]
+        found.append(min(near, key=lambda g: abs(g.kept - share)) if near else mine[len(mine) // 2])
+    return sorted(found, key=groups.index)
+
+
+def times(groups: Sequence[Timed]) -> Table:
+    """Medians with 20th and 80th percentile, evaluations and FLOPs of every configuration."""
+    lines, texts = [], []
+    for g in groups:
+        encode, total = g.samples("encode side"), g.samples("end to end")
+        evaluations, flops = g.cost("end to end")
+        row, timing = g.first, g.first.timing
+        assert timing is not None
+        launches = len({r.timing.launch for r in g.rows if r.timing})
+        clips = len({(r.dataset, r.clip) for r in g.rows})
+        size = f"{row.frames}x{row.height}x{row.width}"
+        lines.append(
+            {
+                "method": g.name, "setting": g.setting, "kept": g.kept, "size": size, "scenario": timing.scenario,
+                "device": timing.device, "dtype": timing.dtype, "encode_s": encode.median,
+                "encode_p20": encode.spread[0], "encode_p80": encode.spread[1], "total_s": total.median,
+                "total_p20": total.spread[0], "total_p80": total.spread[1], "nfe": evaluations, "flops": flops,
+                "flops_per_s": flops / total.median, "samples": len(total.values), "clips": clips,
+                "launches": launches, "note": g.note,
+            }
+        )  # fmt: skip
+        texts.append(
+            {
+                "size": f"{size}, {timing.dtype}", "method": g.name, "setting": _setting(g),
+                "kept": "–" if math.isnan(g.kept) else f"{g.kept:.2f}", "encode side": str(encode),
+                "end to end": str(total), "NFE": _count(evaluations), "FLOPs": _flops(flops),
+                "FLOP/s": _flops(flops / total.median), "samples": f"{len(total.values)}, {launches} launch"
+                + ("es" if launches != 1 else ""), "note": g.note,
+            }
+        )  # fmt: skip
+    caption = "Median (20th to 80th percentile) over clips, launches and rounds; NFE: network evaluations of a call."
+    return Table("speed-times", caption, pd.DataFrame(lines), pd.DataFrame(texts))
+
+
+def pairs(groups: Sequence[Timed], levels: Sequence[Level] = ()) -> Iterator[tuple[str, Timed, Timed]]:
+    """(level, slow, fast): what searches, routes or keeps everything against what thresholds, timed in one sitting."""
+    if levels:
+        pools = [(text, [g for g in groups if settings.get(g.first.method, g.setting) == g.setting]) for text, settings in levels]
+    else:
+        pools = [("", chosen(groups))]
+    for text, pool in pools:
+        for slow, fast in itertools.product(pool, pool):
+            opposed = slow.first.family in ("search", "router") or slow.first.method in (FULL, "hold")
+            based = not slow.first.tokenizer or slow.first.tokenizer == fast.first.tokenizer
+            if opposed and based and fast.first.family == "threshold" and slow.alike == fast.alike:
+                yield text, slow, fast
+
+
+def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floor: float | None = None) -> Table:
+    """Every pair's speed-up, encode side and end to end, as evaluations x FLOPs per evaluation x rest."""
+    lines, texts = [], []
+    for level, slow, fast in pairs(groups, levels):
+        for side in SHOWN:
+            try:
+                found = statistics.speed_up(slow.rows, fast.rows, side)
+            except ValueError:  # never timed in one round
+                continue
+            parts = statistics.decompose(slow.rows, fast.rows, side)
+            timing = fast.first.timing
+            assert timing is not None
+            size = f"{fast.first.frames}x{fast.first.height}x{fast.first.width}, {timing.dtype}"
+            verdict = found.verdict(floor) if found.interval.startswith("[") and found.low > 0 else "open: one pair"
+            lines.append(
+                {
+                    "level": level, "slow": slow.name, "fast": fast.name, "side": side, "size": size,
+                    "ratio": found.ratio, "low": found.low, "high": found.high, "evaluations": parts.evaluations,
+                    "flops_per_evaluation": parts.cost_per_evaluation, "rest": parts.rest, "clips": found.clips,
+                    "launches": found.launches, "pairs": found.pairs, "over": found.over,
+                    "extrapolated": found.extrapolated, "verdict": verdict,
+                }
+            )  # fmt: skip
+            texts.append(
+                {
+                    "at": ", ".join(filter(None, (level, size))), "time of": slow.name, "over that of": fast.name,
+                    "side": side, "ratio": f"{_ratio(found.ratio)} {found.interval}",
+                    "= evaluations": _factor(parts.evaluations), "x FLOPs/evaluation": _factor(parts.cost_per_evaluation),
+                    "x rest": _factor(parts.rest), "n": _basis(found),
+                    "note": "; ".join(filter(None, (verdict.partition(":")[0], found.extrapolated))),
+                }
+            )  # fmt: skip
+    caption = (
+        "Paired speed-ups. evaluations x FLOPs per evaluation x rest multiply to the ratio; rest is what FLOPs do not "
+        "explain: kernels, memory traffic, precision, waiting."
+    )
+    notes = ("No method was timed against itself, so nothing is called faster.",) if floor is None else (
+        f"Noise floor: one method timed against itself differs by up to {floor:.3f}x.",
+    )  # fmt: skip
+    return Table("speed-ups", caption, pd.DataFrame(lines), pd.DataFrame(texts), notes=notes)
+
+
+def overhead(groups: Sequence[Timed]) -> Table:
+    """What thresholding and filling add to the frozen tokeniser itself, per setting; ratios are paired, above 1 slower."""
+    lines, texts = [], []
+    for full, mine in itertools.product(groups, groups):
+        threshold = mine.first.family == "threshold" or mine.first.method == "hold"
+        same = full.first.tokenizer == mine.first.tokenizer and full.alike == mine.alike
+        if full.first.method != FULL or not threshold or not same:
+            continue
+        alone = [_encoder_alone(row) for row in full.rows]
+        try:
+            encode = statistics.speed_up(mine.rows, alone, "encode side")
+            total = statistics.speed_up(mine.rows, full.rows, "end to end")
+        except ValueError:
+            continue
+        share = _selection(mine)
+        fill = mine.stage("decode/fill")
+        line = {
+            "method": mine.name, "setting": mine.setting, "kept": mine.kept, "selection_over_encoder": share,
+            "encode_side_over_encoder": encode.ratio, "encode_low": encode.low, "encode_high": encode.high,
+            "round_trip_over_full_rate": total.ratio, "total_low": total.low, "total_high": total.high,
+            "fill_s": float(np.median(fill)) if fill else math.nan, "total_s": mine.samples("end to end").median,
+        }  # fmt: skip
+        lines.append(line)
+        timing = mine.first.timing
+        assert timing is not None
+        size = f"{mine.first.frames}x{mine.first.height}x{mine.first.width}, {timing.dtype}"
+        texts.append(
+            {
+                "size": size, "method": mine.name, "setting": _setting(mine),
+                "kept": "–" if math.isnan(mine.kept) else f"{mine.kept:.2f}",
+                "selection / encoder": f"{share:.1%}",
+                "encode side / encoder": f"{_ratio(encode.ratio)} {encode.interval}",
+                "round trip / full rate": f"{_ratio(total.ratio)} {total.interval}",
+                "fill": statistics.in_words(line["fill_s"]) if fill else "–",  # type: ignore[arg-type]
+                "end to end": str(mine.samples("end to end")), "n": _basis(total),
+            }
+        )  # fmt: skip
+    order = sorted(range(len(lines)), key=lambda i: (texts[i]["size"], lines[i]["method"], -_number(lines[i]["kept"])))
+    caption = (
+        "What a threshold adds to its frozen tokeniser. Limits aimed at: selection 1 % of the encoder, encode side "
+        "1.02x the encoder alone, round trip 1.15x full rate. Ratios paired per clip and round."
+    )
+    return Table(
+        "speed-overhead", caption, pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
+    )
+
+
+def _encoder_alone(row: Row) -> Row:
+    """The row with the encoder's stage in place of the encode side."""
+    assert row.timing is not None
+    seconds = next((s.seconds for s in row.timing.stages if s.path == "encode"), row.timing.encode_side)
+    return row.model_copy(update={"timing": row.timing.model_copy(update={"encode_side": seconds})})
+
+
+def _selection(mine: Timed) -> float:
+    """Median over calls of the time of ``select`` over that of ``encode``."""
+    select, encode = mine.stage("select"), mine.stage("encode")
+    return float(np.median([s / e for s, e in zip(select, encode, strict=False) if e > 0])) if encode else math.nan
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else 0.0
+
+
+def _setting(g: Timed) -> str:
+    return "–" if g.setting is None or g.first.setting_name == "none" else f"{g.setting:.4g}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}x" if value < 2 else f"{value:.2f}x" if value < 10 else f"{value:.1f}x"
+
+
+def _factor(value: float | None) -> str:
+    return "–" if value is None else _ratio(value)
+
+
+def _count(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+
+
+def _flops(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, "")) if value >= s or s == 1.0)
+    return f"{value / scale:.3g} {unit}".strip()
+
+
+def _basis(found: SpeedUp) -> str:
+    text = f"{found.clips} clip{'s' * (found.clips != 1)}, {found.launches} launch{'es' * (found.launches != 1)}"
+    return text if found.over == "clips" else f"{text}, over {found.pairs} round{'s' * (found.pairs != 1)}"
