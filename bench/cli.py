@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from avtbench.bench.spec import RunSpec
     from avtbench.bench.store import Store
 
-RUNS = Path("runs")
-STORE = RUNS / "avtbench.sqlite"
+RUNS: Path = Path("runs")
+STORE: Path = RUNS / "avtbench.sqlite"
 
 app = typer.Typer(
     help="The benchmark for adaptive video tokenisers: rate, quality and cost of every way of dropping video tokens.",
@@ -308,7 +308,9 @@ def _print_plan(todo: Plan, estimate: Estimate, path: Path) -> None:
     elif not unknown:
         console.print(f"{known}; about {durations.in_minutes(seconds)} by the points stored so far")
     elif seconds:
-        console.print(f"{known}; more than {durations.in_minutes(seconds)}; no stored point tells of {', '.join(unknown)}")
+        console.print(
+            f"{known}; more than {durations.in_minutes(seconds)}; no stored point tells of {', '.join(unknown)}"
+        )
     else:
         console.print(f"{known}; time unknown: no stored point tells")
 

@@ -46,8 +46,6 @@ PRECISION = 0.02
 """Relative half-width of the median's interval at which sampling stops."""
 EXTRAS_COST = 5.0
 """Calls that FLOPs and peak memory of one point are reckoned to cost."""
-DRY_EXTRAS_COST = 0.5
-"""The same where products are only counted (random weights)."""
 
 
 @dataclass(frozen=True)
@@ -311,11 +309,15 @@ class _Launch:
             self._admit(c, j)
         self.tell(f"{self._name}: warming up")
         self._warm()
+        if self.launch == 0:
+            self._extras(dry=True)
         recent = {j: point.warmup[-1] for (_, j), point in self.points.items() if point.warmup}
-        reserve = sum(self._extras_cost(j) * call for j, call in recent.items()) if self.launch == 0 else 0.0
+        costly = {j: call for j, call in recent.items() if not self._dry(j)} if self.launch == 0 else {}
+        reserve = EXTRAS_COST * sum(costly.values())
         self._sample(max(self.share_s - reserve, 0.7 * self.share_s), recent)
         if self.launch == 0:
-            self._extras()
+            self.sampling = False  # what was sampled stays good when only the extras fail
+            self._extras(dry=False)
 
     def stop(self) -> None:
         for worker in self.workers.values():
@@ -418,19 +420,18 @@ class _Launch:
                     self._call(c, j, 0, settle=False)
             self.stop()
 
-    def _extras_cost(self, j: int) -> float:
-        """Calls that FLOPs and peak memory are reckoned to cost; under random weights nothing is multiplied for them."""
-        return DRY_EXTRAS_COST if self.facts[j].described["weights"] == "random" else EXTRAS_COST
+    def _dry(self, j: int) -> bool:
+        """Whether a job's FLOPs are counted without multiplying (random weights), which costs little."""
+        return j in self.facts and self.facts[j].described["weights"] == "random"
 
-    def _extras(self) -> None:
-        self.sampling = False  # what was sampled stays good when only the extras fail
+    def _extras(self, dry: bool) -> None:
+        """FLOPs and peak memory of every point of one kind: before the sampling where that is cheap, else after it."""
         for c in range(len(self.clips)):
             for j in list(self.workers):
-                point = self.points.get((c, j))
-                if point is None or not point.calls or j not in self.workers:
+                if not self.is_open(c, j) or self._dry(j) != dry:
                     continue
-                last = point.calls[-1].ran or point.calls[-1]
-                if self.elapsed + self._extras_cost(j) * last.total > self.share_s:
+                point = self.points[c, j]
+                if not dry and (not point.calls or self.elapsed + EXTRAS_COST * point.calls[-1].total > self.share_s):
                     continue
                 point.extras = self._ask(c, j, "extras")
 

@@ -61,8 +61,6 @@ def _yaml(value: object) -> str:
 
 def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> tuple[list[Level], list[Row]]:
     """The quality pass of the same clips, and the settings at which the methods meet on it."""
-    from avtbench.bench.runner import plan
-    from avtbench.bench.store import Store
     from avtbench.reports import levels
 
     quality = wanted.model_copy(
@@ -182,7 +180,7 @@ def write(
     environments: Mapping[str, Mapping[str, Any]],
     to: Path,
 ) -> list[Path]:
-    """Write ``rows.csv``, the tables as CSV, Markdown and LaTeX, and ``environment.json``."""
+    """Write ``rows.csv``, the tables as CSV and Markdown, and ``environment.json``."""
     from avtbench.bench import statistics
     from avtbench.bench.store import frame
     from avtbench.reports import ratios, tables
@@ -193,5 +191,10 @@ def write(
     groups: list[Timed] = ratios.timed([*rows, *counted])
     floor = statistics.noise_floor(list(rows))
     made = (ratios.times(groups), ratios.speed_ups(groups, levels, floor), ratios.overhead(groups))
-    written = [path for table in made if len(table.texts) for path in tables.write(table, to)]
-    return [to / "rows.csv", to / "environment.json", *written]
+    written = [to / "rows.csv", to / "environment.json"]
+    for table in made:
+        if len(table.texts):
+            table.values.to_csv(to / f"{table.name}.csv", index=False)
+            (to / f"{table.name}.md").write_text(tables.to_markdown(table), encoding="utf-8")
+            written += [to / f"{table.name}.csv", to / f"{table.name}.md"]
+    return written

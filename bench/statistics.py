@@ -198,8 +198,8 @@ def speed_up(
 
     With at least five clips, a clip's value is the median over its paired rounds, the ratio exp of the mean over clips,
     and the interval by bootstrap over clips. With fewer, a round's value is the mean over clips, the ratio exp of the
-    median over rounds, and the interval by bootstrap over rounds, which says nothing about other clips; with fewer than
-    six rounds it is their mean and Student's interval, with one pair there is none. Raises ValueError where no clip
+    median over rounds, and the interval that of a median by order statistics, which says nothing about other clips; with
+    fewer than six rounds it is their mean and Student's interval, with one pair there is none. Raises ValueError where no clip
     and round were measured for both.
     """
     a, b = by_clip(slow), by_clip(fast)
@@ -219,7 +219,7 @@ def speed_up(
         values = _by_round(list(pairs.values()))
         few = len(values) < FEWEST_ROUNDS
         centre = float(np.mean(values) if few else np.median(values))
-        low, high = student(values) if few else bootstrap(values, np.median, seed)
+        low, high = student(values) if few else median_interval(values)
     return SpeedUp(
         ratio=math.exp(centre),
         low=math.exp(low),

@@ -75,4 +75,6 @@ def _weights_knob(plugin: Plugin) -> str:
 
 def _takers(content: dict[str, Any], name: str) -> str:
     methods = [e for e in content["methods"] if _weights_knob(plugins.get("method", e["name"]))]
-    return did_you_mean(name, {t["name"] for t in _tokenizers(content)} | {e.get("alias") or e["name"] for e in methods})
+    return did_you_mean(
+        name, {t["name"] for t in _tokenizers(content)} | {e.get("alias") or e["name"] for e in methods}
+    )

@@ -32,9 +32,7 @@ class InfoTokStyle(LatentMethod):
     setting_unit: ClassVar[str] = "requested kept fraction"
     default_settings: ClassVar[tuple[float, ...]] = (0.25, 0.4, 0.55, 0.7, 0.85)
 
-    def __init__(
-        self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None, size: str = "12x512"
-    ) -> None:
+    def __init__(self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None, size: str = "12x512") -> None:
         super().__init__(tokenizer)
         if adapter_weights == "random":
             self.network, self.network_digest = random_lit(size, tokenizer), f"random {size}"

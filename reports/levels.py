@@ -34,7 +34,9 @@ def find(rows: Sequence[Row], wanted: Sequence[str]) -> tuple[list[Level], list[
             except Refused as reason:
                 left_out.append(f"at {target}, {method}: {reason}")
         if not settings:
-            raise ReportError(f"no method meets {target}: {'; '.join(left_out) or 'no quality rows with several settings'}")
+            raise ReportError(
+                f"no method meets {target}: {'; '.join(left_out) or 'no quality rows with several settings'}"
+            )
         levels.append((target, settings))
     return levels, left_out
 

@@ -60,14 +60,14 @@ class Timed:
     def cost(self, side: Side) -> tuple[float, float]:
         """Mean network evaluations and FLOPs of a call; nan where they were not counted."""
         costs = [statistics.cost(row.timing, side) for row in self.rows if row.timing]
-        evaluations, flops = ([c[i] for c in costs if c[i] is not None] for i in (0, 1))
-        return (fmean(evaluations) if evaluations else math.nan), (fmean(flops) if flops else math.nan)  # type: ignore[type-var]
+        evaluations, flops = ([float(v) for v in column if v is not None] for column in zip(*costs, strict=True))
+        return fmean(evaluations) if evaluations else math.nan, fmean(flops) if flops else math.nan
 
     @property
     def note(self) -> str:
         parts = [f"{self.first.weights} weights"] if self.first.weights == "random" else []
         text = statistics.extrapolated(row.timing for row in self.rows if row.timing)
-        return "; ".join([*parts, *([text] if text else [])])
+        return "; ".join(filter(None, [*parts, _brief(text)]))
 
 
 def timed(rows: Sequence[Row]) -> list[Timed]:
@@ -120,7 +120,9 @@ def _kept(group: Sequence[Row], shares: Mapping[tuple[object, ...], float]) -> f
 def chosen(groups: Sequence[Timed], share: float = 0.5) -> list[Timed]:
     """Every configuration at one setting only: the one that keeps nearest to ``share``, or the middle one."""
     found = []
-    for _, group in itertools.groupby(sorted(groups, key=lambda g: (g.name, str(g.alike))), lambda g: (g.name, g.alike)):
+    for _, group in itertools.groupby(
+        sorted(groups, key=lambda g: (g.name, str(g.alike))), lambda g: (g.name, g.alike)
+    ):
         mine = sorted(group, key=lambda g: g.setting or 0.0)
         near = [g for g in mine if not math.isnan(g.kept)]
         found.append(min(near, key=lambda g: abs(g.kept - share)) if near else mine[len(mine) // 2])
@@ -164,7 +166,10 @@ def times(groups: Sequence[Timed]) -> Table:
 def pairs(groups: Sequence[Timed], levels: Sequence[Level] = ()) -> Iterator[tuple[str, Timed, Timed]]:
     """(level, slow, fast): what searches, routes or keeps everything against what thresholds, timed in one sitting."""
     if levels:
-        pools = [(text, [g for g in groups if settings.get(g.first.method, g.setting) == g.setting]) for text, settings in levels]
+        pools = [
+            (text, [g for g in groups if settings.get(g.first.method, g.setting) == g.setting])
+            for text, settings in levels
+        ]
     else:
         pools = [("", chosen(groups))]
     for text, pool in pools:
@@ -202,23 +207,27 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floor: floa
                 {
                     "at": ", ".join(filter(None, (level, size))), "time of": slow.name, "over that of": fast.name,
                     "side": side, "ratio": f"{_ratio(found.ratio)} {found.interval}",
-                    "= evaluations": _factor(parts.evaluations), "x FLOPs/evaluation": _factor(parts.cost_per_evaluation),
+                    "= evaluations": _factor(parts.evaluations),
+                    "x FLOPs/evaluation": _factor(parts.cost_per_evaluation),
                     "x rest": _factor(parts.rest), "n": _basis(found),
-                    "note": "; ".join(filter(None, (verdict.partition(":")[0], found.extrapolated))),
+                    "note": "; ".join(filter(None, (verdict.partition(":")[0], _brief(found.extrapolated)))),
                 }
             )  # fmt: skip
     caption = (
         "Paired speed-ups. evaluations x FLOPs per evaluation x rest multiply to the ratio; rest is what FLOPs do not "
         "explain: kernels, memory traffic, precision, waiting."
     )
-    notes = ("No method was timed against itself, so nothing is called faster.",) if floor is None else (
-        f"Noise floor: one method timed against itself differs by up to {floor:.3f}x.",
-    )  # fmt: skip
-    return Table("speed-ups", caption, pd.DataFrame(lines), pd.DataFrame(texts), notes=notes)
+    notes = [
+        "No method was timed against itself, so nothing is called faster."
+        if floor is None
+        else f"Noise floor: one method timed against itself differs by up to {floor:.3f}x.",
+        *dict.fromkeys(f"Not measured in full: {line['extrapolated']}." for line in lines if line["extrapolated"]),
+    ]
+    return Table("speed-ups", caption, pd.DataFrame(lines), pd.DataFrame(texts), notes=tuple(notes))
 
 
 def overhead(groups: Sequence[Timed]) -> Table:
-    """What thresholding and filling add to the frozen tokeniser itself, per setting; ratios are paired, above 1 slower."""
+    """What thresholding and filling add to the frozen tokeniser itself, per setting; a ratio above 1 is slower."""
     lines, texts = [], []
     for full, mine in itertools.product(groups, groups):
         threshold = mine.first.family == "threshold" or mine.first.method == "hold"
@@ -275,6 +284,11 @@ def _selection(mine: Timed) -> float:
     """Median over calls of the time of ``select`` over that of ``encode``."""
     select, encode = mine.stage("select"), mine.stage("encode")
     return float(np.median([s / e for s, e in zip(select, encode, strict=False) if e > 0])) if encode else math.nan
+
+
+def _brief(extrapolated: str) -> str:
+    """Without the stages, which stand in a note."""
+    return "; ".join(dict.fromkeys(text.partition(" (")[0] for text in extrapolated.split("; ") if text))
 
 
 def _number(value: object) -> float:

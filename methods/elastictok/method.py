@@ -217,7 +217,7 @@ class ElasticTokCV(_ElasticTokMethod):
     setting_name = "MSE target"
     setting_unit = "MSE on [-1, 1]"
     default_settings = (0.001, 0.003, 0.007, 0.015)
-    declared_trace = {"probes": 11, "kept": 1024}
+    declared_trace: ClassVar[Mapping[str, int]] = {"probes": 11, "kept": 1024}
     bottleneck = "vae"
 
 
@@ -231,5 +231,5 @@ class ElasticTokFSQ(_ElasticTokMethod):
     setting_name = "MSE target"
     setting_unit = "MSE on [-1, 1]"
     default_settings = (0.001, 0.003, 0.007, 0.015)
-    declared_trace = {"probes": 12, "kept": 2048}
+    declared_trace: ClassVar[Mapping[str, int]] = {"probes": 12, "kept": 2048}
     bottleneck = "fsq"

@@ -48,6 +48,7 @@ class InfoTokMethod(Method):
     mask:      ``mse``, ``order`` or ``order_K``; by default the config's.
     window, overlap: frames per window and shared by neighbours.
     elbo_mean: mean loss over the run's windows, for ``global_elbo`` (see ``collect_elbos``); the clip's own by default.
+    trained_rate: the one rate that the checkpoint was trained at, as whoever trained it says; None: any (Flex).
     faithful:  False corrects the released quirks, see :mod:`avtbench.methods.infotok.router` and ``windows``.
     """
 
@@ -69,6 +70,7 @@ class InfoTokMethod(Method):
         window: int = 17,
         overlap: int = 0,
         elbo_mean: float | None = None,
+        trained_rate: float | None = None,
         faithful: bool = True,
         seed: int = 0,
         device: str = "cpu",
@@ -79,6 +81,7 @@ class InfoTokMethod(Method):
         self.mask = check_mask_method(mask or self.config.vit.method)
         spans(1, window, overlap)
         self.window, self.overlap, self.elbo_mean = window, overlap, elbo_mean
+        self.trained_rate = trained_rate
         self.faithful, self.seed = faithful, seed
         self.device, self.dtype = place(device, dtype)
         self.weights = "random" if weights == "random" else "trained"
@@ -102,6 +105,7 @@ class InfoTokMethod(Method):
             "window": self.window,
             "overlap": self.overlap,
             "elbo_mean": self.elbo_mean,
+            "trained_rate": self.trained_rate,
             "faithful": self.faithful,
             "seed": self.seed,
             "dtype": str(self.dtype).removeprefix("torch."),

@@ -20,7 +20,7 @@ def timing(encode, decode=None, *, launch=0, stages=(), scenario="latency", chun
         rounds=list(range(len(encode))),
         encode_side=encode,
         decode_side=[0.0] * len(encode) if decode is None else [float(s) for s in decode],
-        warmup=[],
+        warmup=[0.1],
         stages=list(stages),
         stop_reason="given",
         seed=0,

@@ -1,0 +1,142 @@
+"""``avtbench speed`` and the options that it shares with ``run``: what they mean, and what is said afterwards."""
+
+import shlex
+from types import SimpleNamespace
+
+import pytest
+
+from avtbench.bench import cli, durations, plugins, runner
+from avtbench.bench import spec as specs
+from avtbench.bench.errors import UserError
+from avtbench.reports import claims
+
+
+@pytest.fixture
+def avtbench(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "250")
+
+    def call(*arguments):
+        code = cli._main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+# Durations
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10m", 600), ("90s", 90), ("600", 600), (" 1.5 h", 5400), (40, 40), ("0", 0)]
+)
+def test_durations_are_read_as_people_write_them(text, seconds):
+    assert durations.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10 minutes", "-5s", "1m30s"])
+def test_anything_else_is_refused_with_an_example(text):
+    with pytest.raises(ValueError, match="such as 10m, 90s or 600"):
+        durations.seconds(text)
+
+
+def test_a_budget_may_be_given_in_minutes(avtbench):
+    assert specs.override(specs.load("speed"), sets=["speed.budget=10m"]).speed.budget == 600
+    code, _, err = avtbench("speed", "--budget", "soon", "--dry-run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "speed.budget: found 'soon', expected a duration such as 10m, 90s or 600" in err
+
+
+# --weights
+
+
+def given(weights, methods, tokenizer="", sets=()):
+    spec = specs.override(specs.load("speed"), methods, sets=sets, tokenizer=tokenizer, weights=weights)
+    return spec, {method.label: method.knobs for method in spec.methods}
+
+
+def test_a_checkpoint_goes_to_the_method_or_tokeniser_of_that_name():
+    spec, knobs = given(
+        ["infotok=a.pt", "cosmos-cv8x8x8=b.jit", "lit=c.safetensors"], ["infotok", "lit"], "cosmos-cv8x8x8"
+    )
+    assert knobs == {"infotok": {"weights": "a.pt"}, "lit": {"lit_weights": "c.safetensors"}}
+    assert spec.tokenizer.knobs == {"weights": "b.jit"}
+
+
+def test_random_weights_come_with_the_declared_trace():
+    spec, knobs = given(["random"], ["elastictok-cv", "infotok", "lit", "full-rate"], "cosmos-cv8x8x8")
+    assert spec.tokenizer.knobs == {"weights": "random"}
+    assert knobs == {
+        "elastictok-cv": {"weights": "random", "forced": {"probes": 11, "kept": 1024}},
+        "infotok": {"weights": "random"},
+        "lit": {"lit_weights": "random", "forced": {"kept": 0.5}},
+        "full-rate": {},
+    }
+
+
+def test_random_weights_leave_what_ships_with_the_project_and_what_was_given():
+    spec, knobs = given(["random"], ["lit", "infotok"], sets=["method.infotok.weights=a.pt"])
+    assert spec.tokenizer.knobs == {}
+    assert knobs == {"lit": {}, "infotok": {"weights": "a.pt"}}
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [("a.pt", "expected NAME=PATH"), ("infotk=a.pt", "nothing of this run is called infotk; did you mean infotok?")],
+)
+def test_weights_that_go_nowhere_are_refused(weights, said):
+    with pytest.raises(UserError, match=said):
+        given([weights], ["infotok"])
+
+
+# Every command that the ledger prints
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Stands for every PATH of the ledger: an official DAVIS layout and a folder of videos in one."""
+    (tmp_path / "JPEGImages" / "480p" / "bear").mkdir(parents=True)
+    (tmp_path / "JPEGImages" / "480p" / "bear" / "00000.jpg").touch()
+    (tmp_path / "ImageSets" / "2016").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "2016" / "val.txt").write_text("bear\n")
+    (tmp_path / "ImageSets" / "480p").mkdir()
+    (tmp_path / "ImageSets" / "480p" / "val.txt").write_text("/JPEGImages/480p/bear/00000.jpg /x.png\n")
+    (tmp_path / "clip.mp4").touch()
+    return tmp_path
+
+
+def commands():
+    return sorted({part for claim in claims.load() for part in claim.command.split(" && ")})
+
+
+def unbuilt(bench, wanted):
+    """A method as far as its source tells, so that planning needs neither weights nor minutes."""
+    plugin = plugins.get("method", wanted.name)
+    assert set(wanted.knobs) <= set(plugin.knobs), f"{wanted.name} has no knobs {set(wanted.knobs) - set(plugin.knobs)}"
+    told = wanted.tokenizer or bench.spec.tokenizer
+    assert set(told.knobs) <= set(plugins.get("tokenizer", told.name).knobs)
+    settings = plugin.literals["default_settings"]
+    return SimpleNamespace(
+        name=plugin.name, tier="shared", family="bound", weights="trained", setting_name="", parameters={},
+        default_settings=settings, check_setting=float, tokenizer=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_ledger_is_understood(command, avtbench, places, monkeypatch):
+    monkeypatch.setattr(runner.Workbench, "create", unbuilt)
+    program, *arguments = shlex.split(command.replace("root=PATH", f"root={places}"))
+    code, out, err = avtbench(*arguments, "--dry-run")
+
+    assert (program, code, err) == ("avtbench", 0, "")
+    assert "points, 0 stored; time unknown" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_ledger_can_be_set_up(command, avtbench, places):
+    """With the real methods; random weights stand for the checkpoints, which are not here."""
+    _, *arguments = shlex.split(command.replace("root=PATH", f"root={places}").replace("=PATH", "=random"))
+    code, _, err = avtbench(*arguments, "--dry-run")
+
+    assert (code, err) == (0, "")
