@@ -257,6 +257,8 @@ def _start(
         _print_plan(todo, estimate, path)
         outcome = _run_with_progress(todo, opened, estimate, workers, fresh)
         print(f"run {outcome.run}: {outcome.summary()}; {durations.in_minutes(outcome.seconds)}; stored in {path}")
+        if outcome.spent:
+            print(f"time of the quality pass: {outcome.shares()}")
         for reason, points in sorted(outcome.failed.items(), key=lambda item: -item[1])[:5]:
             print(f"  {points} failed: {reason}")
         if show:

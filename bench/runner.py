@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -260,6 +261,9 @@ class _Built:
     datasets: dict[int, VideoDataset] = field(default_factory=dict)
     sight: dict[tuple[int, str], Sight] = field(default_factory=dict)
     """The clip at hand, by data set and name."""
+    spent: Counter[str] = field(default_factory=Counter)
+    """Seconds of this process in ``reading`` clips, in ``model`` and in ``metrics`` code."""
+    faces: dict[int, Face] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
 
     def __reduce__(self) -> Any:
@@ -327,11 +331,21 @@ class Workbench:
 
     def face(self, entry: int) -> Face:
         """What rows and keys say of a method."""
-        if entry not in self.built.methods and self.timing_only:
-            self.built.methods[entry] = Face.of(self.create(self.entries[entry].spec))
-            self.built.tokenizers.clear()
-        found = self.built.methods.get(entry)
-        return found if isinstance(found, Face) else Face.of(self.method(entry))
+        if entry not in self.built.faces:
+            if entry not in self.built.methods and self.timing_only:
+                self.built.methods[entry] = Face.of(self.create(self.entries[entry].spec))
+                self.built.tokenizers.clear()
+            found = self.built.methods.get(entry)
+            self.built.faces[entry] = found if isinstance(found, Face) else Face.of(self.method(entry))
+        return self.built.faces[entry]
+
+    @contextlib.contextmanager
+    def _spending(self, on: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.built.spent[on] += time.perf_counter() - began
 
     def dataset(self, d: int) -> VideoDataset:
         if d not in self.built.datasets:
@@ -346,6 +360,7 @@ class Workbench:
         place = (job.dataset, job.ref.name)
         if place not in self.built.sight:
             view = self.spec.view_of(self.spec.datasets[job.dataset])
+            began = time.perf_counter()
             try:
                 found = Sight.of(self.dataset(job.dataset).read(job.ref, view), job.ref)
             except ClipError as error:
@@ -354,6 +369,7 @@ class Workbench:
                 found = Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", one_line(error))
             self.built.sight.clear()
             self.built.sight[place] = found
+            self.built.spent["reading"] += time.perf_counter() - began
         return self.built.sight[place]
 
     # identity
@@ -469,7 +485,7 @@ class Workbench:
             preview = None
             try:
                 if failed is None and latents is None:
-                    with torch.inference_mode(), counting() as nfe:
+                    with self._spending("model"), torch.inference_mode(), counting() as nfe:
                         torch.manual_seed(self.spec.seed)
                         latents = (method.encode(original.clone()),)
                     encodes = dict(nfe)
@@ -479,13 +495,17 @@ class Workbench:
                 if failed is None and latents is not None:
                     with torch.inference_mode(), counting() as nfe:
                         torch.manual_seed(self.spec.seed)
-                        tokens = _is_tokens(method.select(latents[0], point.setting), method)
+                        with self._spending("model"):
+                            tokens = _is_tokens(method.select(latents[0], point.setting), method)
                         # what cannot be serialised does not reach the receiver
                         tokens = Tokens.from_bytes(tokens.to_bytes(), tokens.values.device)
-                        video = _is_video(method.decode(tokens), clip, method)
+                        with self._spending("model"):
+                            video = method.decode(tokens)
+                        video = _is_video(video, clip, method)
                     row["evaluations"] = {k: encodes.get(k, 0) + nfe.get(k, 0) for k in {**encodes, **nfe}}
-                    row["rate"] = rate.count(tokens)
-                    row["quality"] = quality.measure(original.to(video.device), video, lpips=self.spec.lpips)
+                    with self._spending("metrics"):
+                        row["rate"] = rate.count(tokens)
+                        row["quality"] = quality.measure(original.to(video.device), video, lpips=self.spec.lpips)
                     if job.preview:
                         preview = picture(point.key, clip, video, tokens)
                 status, reason = failed or (Status.DONE, "")
@@ -602,6 +622,13 @@ class Outcome:
     failed: dict[str, int] = field(default_factory=dict)
     """Reasons of points that failed, with their number."""
     seconds: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds of the quality pass by what they went into; empty where other processes ran it, or nobody."""
+
+    def shares(self) -> str:
+        """``model 81 %, metrics 16 %, reading 1 %, harness 2 %``: where the time of the quality pass went."""
+        whole = sum(self.spent.values())
+        return ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in self.spent.items()) if whole else ""
 
     def summary(self) -> str:
         failures = sum(self.failed.values())
@@ -627,6 +654,8 @@ def run(
     known = frozenset() if fresh else frozenset(store.finished())
     work = replace(todo.bench, finished=known, previewed=frozenset(store.previewed()))
     outcome = Outcome(run_id, len(todo.slots))
+    work.built.spent.clear()
+    measured = 0.0
     for event in _events(work, todo.jobs, workers):
         if isinstance(event, Machine):
             store.put_environment(event.digest, event.record)
@@ -640,6 +669,11 @@ def run(
                 outcome.failed[event.row.reason] = outcome.failed.get(event.row.reason, 0) + 1
         if on_event:
             on_event(event)
+        if isinstance(event, Finished) and event.row.pass_ == "quality":
+            measured = time.perf_counter() - began
+    if measured and workers == 0:
+        named = {name: work.built.spent[name] for name in ("model", "metrics", "reading")}
+        outcome.spent = {**named, "harness": max(measured - sum(named.values()), 0.0)}
     outcome.seconds = time.perf_counter() - began
     return outcome
 

@@ -198,9 +198,9 @@ def speed_up(
 
     With at least five clips, a clip's value is the median over its paired rounds, the ratio exp of the mean over clips,
     and the interval by bootstrap over clips. With fewer, a round's value is the mean over clips, the ratio exp of the
-    median over rounds, and the interval that of a median by order statistics, which says nothing about other clips; with
-    fewer than six rounds it is their mean and Student's interval, with one pair there is none. Raises ValueError where no clip
-    and round were measured for both.
+    median over rounds, and the interval that of a median by order statistics, which says nothing about other clips;
+    with fewer than six rounds it is their mean and Student's interval, with one pair there is none. Raises ValueError
+    where no clip and round were measured for both.
     """
     a, b = by_clip(slow), by_clip(fast)
     pairs = {clip: log_ratios(a[clip], b[clip], side) for clip in a if clip in b}

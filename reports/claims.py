@@ -29,6 +29,7 @@ from avtbench.bench.rows import Row, Status
 from avtbench.reports import computed_claims
 
 LEDGER = Path(__file__).parent / "claims.yaml"
+PARTLY = "not measured in full"
 RATE_WITHIN = 0.02
 """How far a mean kept fraction may be from the one a table states."""
 
@@ -160,8 +161,16 @@ class Measurement:
     decomposition: str = ""
     note: str = ""
 
+    @property
+    def brief(self) -> str:
+        """The value alone, with a mark where it was extrapolated."""
+        mark = ", not measured in full" if PARTLY in self.note else ""
+        return f"{self.metric} {_number(self.value)} ({self.reading}{mark})"
+
     def __str__(self) -> str:
         interval = "" if self.low == self.high else f" [{_number(self.low)}, {_number(self.high)}]"
+        if self.low <= 0 or not math.isfinite(self.high):
+            interval = " (no interval from one value)"
         parts = [f"{self.reading}: {self.metric} {_number(self.value)}{interval}, published {_number(self.published)}"]
         parts += [part for part in (self.n, self.where, self.decomposition, self.note) if part]
         return "; ".join(parts)
@@ -199,7 +208,7 @@ class Verdict:
             "verdict": self.outcome.value,
             "why": self.why,
             "published": ", ".join(f"{k} {_number(v)}" for k, v in self.claim.published.items()),
-            "measured": "; ".join(f"{m.metric} {_number(m.value)} ({m.reading})" for m in self.measurements),
+            "measured": "; ".join(m.brief for m in self.measurements),
             "interval": "" if first is None else f"[{_number(first.low)}, {_number(first.high)}]",
             "n": "" if first is None else first.n,
             "hardware": self.hardware,
@@ -226,7 +235,7 @@ def judge(
 
     environments: fingerprints by digest (as rows refer to them), for the hardware beside each number.
     """
-    usable = [row for row in rows if row.status is Status.DONE]
+    usable = statistics.with_flops([row for row in rows if row.status is Status.DONE])
     return [_judge(claim, usable, environments or {}) for claim in (load() if claims is None else claims)]
 
 
@@ -341,12 +350,19 @@ def _speed_up(
                 _measurement(
                     claim, reading.name, "speed_up", ratio.ratio, ratio.low / floor, ratio.high * floor,
                     _basis(ratio), where, decomposition=str(statistics.decompose(slow, fast, reading.side)),
-                    note=f"{_configuration(slow[0])} against {_configuration(fast[0])}; {floor_note}",
+                    note="; ".join(
+                        [f"{_configuration(slow[0])} against {_configuration(fast[0])}", floor_note, *_partly(ratio)]
+                    ),
                 )
             )  # fmt: skip
     if not found and not missing:
         missing.append(f"{_words(selectors[0])} and {_words(selectors[1])} timed together, on the same clips")
     return found, missing
+
+
+def _partly(ratio: statistics.SpeedUp) -> list[str]:
+    """What stands beside a ratio whose samples stand for more than was run."""
+    return [f"{PARTLY}: {ratio.extrapolated}"] if ratio.extrapolated else []
 
 
 def _basis(ratio: statistics.SpeedUp) -> str:

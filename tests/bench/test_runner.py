@@ -15,6 +15,7 @@ from avtbench.bench.rows import Status
 from avtbench.bench.store import Store, StoreError
 from avtbench.datasets.contract import ClipError
 from avtbench.methods.contract import ContractError
+from avtbench.methods.stages import counting as evaluation_counter
 
 
 @pytest.fixture
@@ -34,6 +35,24 @@ def counting(toy: str, log) -> str:
     return toy.replace("return video.float()", f'{note}("encode\\n")\n            return video.float()').replace(
         "moved =", f'{note}(f"select {{float(z[0].sum()):.3f}} {{setting}}\\n")\n            moved ='
     )
+
+
+def test_a_sweep_encodes_every_clip_once_and_says_where_its_time_went(store, write, toy, tiny_run):
+    """10 thresholds on 3 clips: 3 evaluations of the encoder, 30 of the decoder, by the counter itself."""
+    networks = toy.replace("return video.float()", 'self.count("encoder")\n            return video.float()').replace(
+        "frames, height, width =", 'self.count("decoder")\n            frames, height, width ='
+    )
+    path = write("counted.py", networks)
+    plan = runner.plan(tiny_run(f"method.toy.settings={list(range(10))}", toy=path))
+    with evaluation_counter() as counter:
+        outcome = runner.run(plan, store)
+
+    assert outcome.finished == 30
+    assert dict(counter) == {"encoder": 3, "decoder": 30}
+    assert {tuple(row.evaluations.items()) for row in store.rows(outcome.run)} == {(("encoder", 1), ("decoder", 1))}
+    assert set(outcome.spent) == {"model", "metrics", "reading", "harness"}
+    assert sum(outcome.spent.values()) == pytest.approx(outcome.seconds, rel=0.05)
+    assert outcome.shares().startswith("model ")
 
 
 def test_every_point_becomes_a_row(store, tiny_run):

@@ -190,6 +190,38 @@ def test_peak_memory_comes_from_a_call_of_its_own():
     }  # fmt: skip
 
 
+# A declared trace of which only a part is run
+
+
+class Shortened(Paced):
+    """Runs three of the twelve probes that its trace declares."""
+
+    name = "shortened"
+    forced: ClassVar = {"probes": 12, "run": 3}
+    shortened: ClassVar = {"select/search": 4.0}
+
+
+def test_what_was_not_run_is_added_and_the_sample_says_so():
+    found = point(Shortened())
+    assert found.encode_side == pytest.approx([0.010 + 4 * 0.006] * len(found.rounds))
+    assert found.decode_side == pytest.approx([0.004] * len(found.rounds))
+    assert {s.path: s.seconds[0] for s in found.stages if s.path.startswith("select")} == pytest.approx(
+        {"select": 0.024, "select/search": 0.024, "select/unattributed": 0.0}
+    )
+    assert {s.path: s.evaluations for s in found.stages if s.path.startswith("select")} == {
+        "select": {"decoder": 12}, "select/search": {"decoder": 12}, "select/unattributed": {},
+    }  # fmt: skip
+    assert speed.evaluations(found) == {"encoder": 1, "decoder": 13}
+    assert str(found.extrapolated) == "extrapolated from 5 of 14 evaluations (select/search x 4)"
+    assert found.extrapolated.measured == pytest.approx([0.020] * len(found.rounds))
+    assert point(Paced()).extrapolated is None
+
+
+def test_a_shortened_trace_has_no_throughput():
+    with pytest.raises(ValueError, match="a part of its declared trace: take the scenario latency"):
+        point(Shortened(), scenario="throughput")
+
+
 # FLOPs
 
 
@@ -227,6 +259,19 @@ def test_flops_count_fused_attention_on_the_cpu_too():
         "decode": 4 * 2 * n * d * d + attention,
     }
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_flops_under_random_weights_are_counted_without_multiplying(monkeypatch):
+    video = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
+    computed = Instrument(Attending(), 0.5).extras(video)
+    method = Attending()
+    method.weights = "random"
+    seen = []
+    method.linear.register_forward_hook(lambda _module, _inputs, out: seen.append(bool(out.any())))
+    counted = Instrument(method, 0.5).extras(video)
+    assert counted.flops == computed.flops
+    assert seen == [False]
+    assert counted.peak is None
 
 
 def test_flops_of_a_point_are_the_sum_over_its_verbs():
@@ -423,6 +468,11 @@ def test_the_order_follows_from_the_seed_alone_and_changes_from_round_to_round()
 def test_no_place_in_the_order_is_favoured():
     first = [round_order(0, 0, r, 1, 2)[0][1] for r in range(400)]
     assert 160 < sum(first) < 240
+
+
+def test_a_plan_may_do_without_warming_up(nearby, steady):
+    found = [r.timing for r in nearby([steady(milliseconds=60)], launches=1, max_rounds=2, warmup_s=0)]
+    assert [t.warmup for t in found] == [[], []]
 
 
 def test_calls_are_handed_out_in_the_order_of_the_round(nearby, steady):

@@ -119,7 +119,7 @@ def test_wrong_knobs_are_told_in_one_line() -> None:
         ({"config": "big"}, "no configuration 'big'"),
         ({"search": "ternary"}, "binary, linear"),
         ({"dtype": "float8"}, "bfloat16"),
-        ({"forced": {"probe": 1}}, "probes and kept"),
+        ({"forced": {"probe": 1}}, "probes, kept"),
         ({"config": TINY | {"bottleneck_type": "fsq"}}, "other method"),
     )
     for knobs, words in wrong:

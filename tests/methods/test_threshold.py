@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avtbench.methods.threshold import age, hold, threshold_mask
+from avtbench.methods.threshold import age, declared_mask, hold, threshold_mask
 
 
 def latents(t: int = 6, seed: int = 0) -> torch.Tensor:
@@ -68,3 +68,11 @@ def test_hold_goes_on_from_an_earlier_chunk():
     z, keep = torch.ones(1, 2, 1, 1), torch.tensor([False, True]).view(2, 1, 1)
     assert hold(z, keep, torch.full((1, 1, 1), 7.0)).flatten().tolist() == [7, 1]
     assert hold(z, keep).flatten().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9, 1.0])
+def test_a_declared_mask_keeps_its_share_evenly_and_the_first_frame_whole(share):
+    keep = declared_mask(torch.zeros(9, 32, 32, dtype=torch.bool), share)
+    assert float(keep.float().mean()) == pytest.approx(share, abs=0.002)
+    assert bool(keep[0].all())
+    assert len(set(keep[1:].sum((1, 2)).tolist())) == 1

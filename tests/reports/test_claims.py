@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from avtbench.bench.rows import Quality, Rate, Row, StageCost, Status, Timing
+from avtbench.bench.rows import Extrapolation, Quality, Rate, Row, StageCost, Status, Timing
 from avtbench.reports import claims, computed_claims
 from avtbench.reports.claims import Claim, Outcome, judge
 from avtbench.reports.computed_claims import psnr_wrapped, published_search
@@ -141,6 +141,52 @@ def test_a_reading_may_compare_two_number_formats_on_purpose():
     }  # fmt: skip
     rows = speed_rows("slow", 0.2) + speed_rows("fast", 0.1, dtype="bfloat16")
     assert one(claim(test=test), rows).outcome is Outcome.REPRODUCED
+
+
+def test_a_ratio_that_was_extrapolated_says_so_wherever_it_is_printed():
+    slow = [
+        row.model_copy(
+            update={
+                "timing": row.timing.model_copy(
+                    update={
+                        "extrapolated": Extrapolation(
+                            stages={"select/search/trial": 11}, evaluations=20, of=220, measured=[0.02] * 8
+                        )
+                    }
+                )
+            }
+        )
+        for row in speed_rows("slow", 0.2)
+    ]
+    found = one(claim(), slow + speed_rows("fast", 0.1))
+    words = "not measured in full: extrapolated from 20 of 220 evaluations (select/search/trial x 11)"
+    assert words in str(found)
+    assert "not measured in full" in found.as_dict()["measured"]
+
+
+def test_one_pair_gives_a_ratio_without_an_interval():
+    rows = [
+        row.model_copy(
+            update={
+                "timing": row.timing.model_copy(
+                    update={"rounds": [0], "encode_side": row.timing.encode_side[:1], "decode_side": [0.0]}
+                )
+            }
+        )
+        for method, seconds in (("slow", 0.2), ("fast", 0.1))
+        for row in speed_rows(method, seconds, clips=2, launches=1)[:1]
+    ]
+    found = one(claim(), rows)
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert "(no interval from one value), published 2" in str(found)
+
+
+def test_flops_that_another_number_format_counted_explain_a_ratio_too():
+    counted = speed_rows("slow", 0.1, flops=300, dtype="bfloat16") + speed_rows(
+        "fast", 0.1, flops=100, dtype="bfloat16"
+    )
+    found = one(claim(), speed_rows("slow", 0.2) + speed_rows("fast", 0.1) + counted)
+    assert all("3.00x FLOPs per evaluation" in m.decomposition for m in found.measurements)
 
 
 # What the source leaves open
