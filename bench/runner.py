@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -261,7 +261,7 @@ class _Built:
     datasets: dict[int, VideoDataset] = field(default_factory=dict)
     sight: dict[tuple[int, str], Sight] = field(default_factory=dict)
     """The clip at hand, by data set and name."""
-    spent: Counter[str] = field(default_factory=Counter)
+    spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds of this process in ``reading`` clips, in ``model`` and in ``metrics`` code."""
     faces: dict[int, Face] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)

@@ -1,8 +1,8 @@
 """The instrument against the truth: methods whose stages sleep for a known time.
 
 Not part of the default tests, because a busy machine fails them rightly: ``pytest -m timing`` on a quiet one, five to
-six minutes (at most twenty, by the budgets given here). Sleeping takes no core, so two cores are enough. Every claim is judged
-over repetitions, never on one measurement, and against what the sleeps really took by the methods' own clocks.
+six minutes (at most twenty, by the budgets given here). Sleeping takes no core, so two cores are enough. Every claim is
+judged over repetitions, never on one measurement, and against what the sleeps really took by the methods' own clocks.
 """
 
 import dataclasses

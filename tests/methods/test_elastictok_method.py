@@ -85,6 +85,21 @@ def test_evaluations_of_a_clip_follow_the_published_formula() -> None:
     assert evaluations == {"elastictok_encoder": 5 * (5 + 1) + 2, "elastictok_decoder": 5 * (5 + 1) + 2}
 
 
+def test_a_part_of_a_declared_trace_says_what_it_stands_for() -> None:
+    here = ElasticTokCV(config=TINY, weights="random", forced={"probes": 6, "kept": 9, "run": 2})
+    with counting() as evaluations:
+        here.select(here.encode(clip(frames=8, width=32)), 0.003)
+    assert evaluations["elastictok_decoder"] == 2 * (2 + 1)
+    assert here.shortened == {"select/search/trial": 3.0}
+    assert here.parameters["forced"] == {"probes": 6, "kept": 9, "run": 2}
+    whole = ElasticTokCV(config=TINY, weights="random", forced={"probes": 6, "kept": 9})
+    assert whole.shortened == {}
+    with pytest.raises(ContractError, match="expected 1 <= run <= 6"):
+        ElasticTokCV(config=TINY, weights="random", forced={"probes": 6, "kept": 9, "run": 7}).select(
+            here.encode(clip(frames=4, width=32)), 0.003
+        )
+
+
 def test_knobs_reach_the_search() -> None:
     video = clip(frames=4, width=32)
     counts = {}

@@ -1,0 +1,178 @@
+"""Speed rows side by side: medians, paired ratios with what explains them, overhead over the base."""
+
+import math
+
+import numpy as np
+import pytest
+
+from avtbench.bench import speed_report
+from avtbench.bench.environment import fingerprint
+from avtbench.bench.rows import Extrapolation, Quality, Rate, Row, StageCost, Status, Timing
+from avtbench.reports import levels, ratios
+from avtbench.reports.errors import ReportError
+
+FAMILIES = {"full-rate": "bound", "lit": "threshold", "search": "search", "hold": "bound"}
+
+
+def timed_rows(
+    method, encode, decode, *, select=0.001, setting=0.5, clips=6, nfe=2, flops=100, dtype="float32", **more
+):
+    """Rows of three launches of four rounds; ``encode`` and ``decode`` in seconds, clips 1 % apart."""
+    found = []
+    for clip in range(clips):
+        for launch in range(3):
+            scale = [1 + 0.01 * clip + 0.001 * np.sin(len(method) * clip + 3 * launch + r) for r in range(4)]
+            first, sel, last = ([s * x for x in scale] for s in (encode, select, decode))
+            stages = [
+                StageCost(path="encode", seconds=first, flops=flops, evaluations={"net": nfe - 1}),
+                StageCost(path="select", seconds=sel),
+                StageCost(path="decode", seconds=last, evaluations={"net": 1}),
+                StageCost(path="decode/fill", seconds=[0.1 * x for x in last]),
+            ]
+            timing = Timing(
+                scenario="latency", device="cpu", dtype=dtype, launch=launch, rounds=[0, 1, 2, 3], seed=0, warmup=[0.1],
+                encode_side=[a + b for a, b in zip(first, sel, strict=True)], decode_side=last, stages=stages,
+                stop_reason="given", **more,
+            )  # fmt: skip
+            found.append(
+                Row(
+                    key=f"{method}{setting}{dtype}{clip}{launch}", status=Status.DONE, pass_="speed", method=method,
+                    tier="shared", family=FAMILIES[method], weights="trained", tokenizer="embedded", dataset="made",
+                    clip=f"clip{clip}", frames=17, height=64, width=64, setting=setting, setting_name="threshold",
+                    environment="here", timing=timing,
+                )
+            )  # fmt: skip
+    return found
+
+
+def counted_rows(method, curve, clips=6):
+    """Quality rows: ``curve`` is setting -> (kept fraction, MSE)."""
+    return [
+        Row(
+            key=f"q{method}{setting}{clip}", status=Status.DONE, pass_="quality", method=method, tier="shared",
+            family=FAMILIES[method], weights="trained", tokenizer="embedded", dataset="made", clip=f"clip{clip}",
+            frames=1, height=64, width=64, setting=setting, setting_name="threshold",
+            rate=Rate(kept=int(1000 * kept), total=1000, payload_bits=1, mask_bits=1, mask_bits_coded=1),
+            quality=Quality(
+                profile="tokenbench/1", frame_pixels=1000, frame_sse=[int(1000 * mse)], frame_sse_float=[1000.0 * mse],
+                frame_ssim=[0.8],
+            ),
+        )
+        for setting, (kept, mse) in curve.items()
+        for clip in range(clips)
+    ]  # fmt: skip
+
+
+def test_times_state_both_sides_with_their_spread():
+    (line,) = ratios.times(ratios.timed(timed_rows("lit", 0.1, 0.2))).values.to_dict("records")
+    assert line["encode_s"] == pytest.approx(0.101 * 1.025, rel=0.01)
+    assert line["total_s"] == pytest.approx(0.301 * 1.025, rel=0.01)
+    assert line["total_p20"] < line["total_s"] < line["total_p80"]
+    assert (line["nfe"], line["flops"], line["samples"], line["clips"], line["launches"]) == (2, 100, 72, 6, 3)
+
+
+def test_a_search_is_held_against_a_threshold_with_what_explains_the_ratio():
+    rows = timed_rows("search", 0.9, 0.3, nfe=8, flops=800) + timed_rows("lit", 0.1, 0.2)
+    table = ratios.speed_ups(ratios.timed(rows), floor=1.01)
+    ends = table.values.set_index("side").loc["end to end"]
+    assert (ends["slow"], ends["fast"]) == ("search", "lit")
+    assert ends["ratio"] == pytest.approx(1.201 / 0.301, rel=0.005)
+    assert ends["low"] < ends["ratio"] < ends["high"]
+    assert ends["evaluations"] * ends["flops_per_evaluation"] * ends["rest"] == pytest.approx(ends["ratio"])
+    assert (ends["evaluations"], ends["flops_per_evaluation"]) == pytest.approx((4, 2))
+    assert ends["verdict"].startswith("faster")
+
+
+def test_only_what_was_timed_alike_meets():
+    rows = timed_rows("search", 0.9, 0.3, dtype="bfloat16") + timed_rows("lit", 0.1, 0.2)
+    assert ratios.speed_ups(ratios.timed(rows)).values.empty
+
+
+def test_flops_of_another_number_format_are_taken_over_and_times_are_not():
+    rows = timed_rows("lit", 0.1, 0.2, flops=None) + timed_rows("lit", 0.05, 0.1, dtype="bfloat16", flops=100)
+    lines = ratios.times(ratios.timed(rows)).values.set_index("dtype")
+    assert lines["flops"].to_dict() == {"float32": 100, "bfloat16": 100}
+    assert lines.loc["float32", "total_s"] > 1.9 * lines.loc["bfloat16", "total_s"]
+
+
+def test_what_was_extrapolated_is_said_in_every_table():
+    part = Extrapolation(stages={"select/search/trial": 11}, evaluations=20, of=220, measured=[0.1] * 4)
+    groups = ratios.timed(timed_rows("search", 0.9, 0.3, extrapolated=part) + timed_rows("lit", 0.1, 0.2))
+    assert "extrapolated from 20 of 220 evaluations" in set(ratios.times(groups).texts["note"])
+    table = ratios.speed_ups(groups, floor=1.01)
+    assert all("extrapolated from 20 of 220 evaluations" in note for note in table.texts["note"])
+    assert "Not measured in full: extrapolated from 20 of 220 evaluations (select/search/trial x 11)." in table.notes
+
+
+def test_the_overhead_over_the_base_is_a_paired_ratio():
+    rows = timed_rows("lit", 0.1, 0.23, select=0.001) + timed_rows("full-rate", 0.1, 0.2, select=0.0, setting=0.0)
+    rows += counted_rows("lit", {0.5: (0.4, 20)})
+    (line,) = ratios.overhead(ratios.timed(rows)).values.to_dict("records")
+    assert line["kept"] == pytest.approx(0.4)
+    assert line["selection_over_encoder"] == pytest.approx(0.01)
+    assert line["encode_side_over_encoder"] == pytest.approx(1.01, rel=1e-3)
+    assert line["round_trip_over_full_rate"] == pytest.approx(0.331 / 0.3, rel=1e-3)
+
+
+# Levels
+
+
+CURVES = [
+    *counted_rows("lit", {0.1: (0.8, 10), 0.4: (0.4, 30)}),
+    *counted_rows("search", {0.01: (0.9, 15), 0.1: (0.3, 60)}),
+    *counted_rows("full-rate", {0.0: (1.0, 8)}),
+]
+
+
+def test_settings_are_found_where_methods_meet():
+    found, left_out = levels.find(CURVES, ["kept=0.6", "psnr"])
+    assert found[0] == ("kept=0.6", {"lit": pytest.approx(0.25), "search": pytest.approx(0.055)})
+    assert found[1][0].startswith("psnr=34.8")
+    assert set(found[1][1]) == {"lit", "search"}
+    assert left_out == []
+
+
+def test_who_does_not_reach_a_level_is_left_out_with_the_reason():
+    found, (line,) = levels.find(CURVES, ["kept=0.85"])
+    assert set(found[0][1]) == {"search"}
+    assert line.startswith("at kept=0.85, lit: ")
+    with pytest.raises(ReportError, match=r"no method meets kept=0\.05"):
+        levels.find(CURVES, ["kept=0.05"])
+    with pytest.raises(ReportError, match="--match keep: expected NAME"):
+        levels.find(CURVES, ["keep"])
+
+
+def test_pairs_of_a_level_are_those_at_its_settings():
+    rows = [r for s in (0.1, 0.4) for r in timed_rows("lit", 0.1 + s, 0.2, setting=s)]
+    rows += [r for s in (0.01, 0.1) for r in timed_rows("search", 0.9, 0.3, setting=s)]
+    matched = [("kept=0.9", {"lit": 0.1, "search": 0.01}), ("kept=0.3", {"lit": 0.4, "search": 0.1})]
+    found = [(text, a.setting, b.setting) for text, a, b in ratios.pairs(ratios.timed(rows), matched)]
+    assert found == [("kept=0.9", 0.01, 0.1), ("kept=0.3", 0.1, 0.4)]
+
+
+# What is said and written
+
+
+def test_a_run_is_told_in_the_terminal_and_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "220")
+    rows = (
+        timed_rows("search", 0.9, 0.3) + timed_rows("lit", 0.1, 0.2) + timed_rows("full-rate", 0.1, 0.18, setting=0.0)
+    )
+    rows += [r.model_copy(update={"alias": "lit (again)", "key": f"{r.key}b"}) for r in timed_rows("lit", 0.1, 0.2)]
+    here = fingerprint()
+    speed_report.say(rows, [], [], {"here": here, "there": {**here, "threads": {"torch threads": 99}}})
+    said = capsys.readouterr().out
+    for text in (
+        "end to end", "encode side", "machine: ", "threads: torch threads", "hardware: same",
+        "Noise floor: one method timed against itself differs by up to", "Paired speed-ups.", "warnings",
+        "the median is known not at all",
+    ):  # fmt: skip
+        assert text in said, text
+
+    files = speed_report.write(rows, [], [], {"here": here}, tmp_path)
+    assert {p.name for p in files} == {
+        "rows.csv", "environment.json", "speed-times.csv", "speed-times.md", "speed-ups.csv", "speed-ups.md",
+        "speed-overhead.csv", "speed-overhead.md",
+    }  # fmt: skip
+    assert "| search" in (tmp_path / "speed-ups.md").read_text()
+    assert not any(math.isnan(v) for v in ratios.speed_ups(ratios.timed(rows)).values["ratio"])
