@@ -189,10 +189,11 @@ def _train(
     precision: str,
     budget: str,
 ) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as ProgressBar
 
     from avtbench.bench.errors import UserError
-    from avtbench.methods.training.loop import Schedule, train
+    from avtbench.methods.training.loop import Progress, Schedule, train
 
     precision = precision or ("bfloat16" if device.startswith("cuda") else "float32")
     if precision not in ("float32", "bfloat16"):
@@ -202,14 +203,15 @@ def _train(
         precision=precision,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        line = progress.add_task("training", total=steps)
+    with ProgressBar(*columns) as bar:
+        line = bar.add_task("training", total=steps)
 
-        def show(step: int, loss: float | None, metrics: Mapping[str, float]) -> None:
-            held = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-            progress.update(line, completed=step)
-            said = "start" if loss is None else f"loss {loss:.4f}"
-            progress.console.print(f"step {step}: {said} {held}", highlight=False)
+        def show(now: Progress) -> None:
+            held = " ".join(f"{name} {value:.2f}" for name, value in now.held_out.items())
+            said = "start" if now.loss is None else f"loss {now.loss:.4f}"
+            bar.update(line, completed=now.step, total=now.steps, description=f"{said} {held}")
+            if now.checked:
+                bar.console.print(f"step {now.step}: {said} {held}", highlight=False)
 
         card = train(task, out, schedule, device, show, budget_s=_seconds(budget) if budget else None)
     print(f"{out / 'model.safetensors'}: {card['parameters']:,} parameters, {card['steps_done']} steps, "

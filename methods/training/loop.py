@@ -66,6 +66,18 @@ class Schedule:
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands after a step. ``loss``: mean since the last check; ``held_out``: at the last check."""
+
+    step: int
+    steps: int
+    loss: float | None
+    held_out: Mapping[str, float]
+    checked: bool
+    """This step ended in a check: held-out metrics are new, and a checkpoint was written."""
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then put it in place in one step."""
     part = path.with_name(path.name + ".part")
@@ -117,7 +129,7 @@ def train(
     out: Path,
     schedule: Schedule,
     device: str = "cpu",
-    progress: Callable[[int, float | None, Mapping[str, float]], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
     stop_after: int | None = None,
     budget_s: float | None = None,
 ) -> dict[str, Any]:
@@ -172,8 +184,11 @@ def train(
             }  # fmt: skip
             write_atomically(checkpoint, lambda part: torch.save(state, part))
             write_atomically(out / "log.csv", lambda part: _write_log(part, log))
+        tell(mean, metrics, checked=True)
+
+    def tell(loss: float | None, metrics: Mapping[str, float], checked: bool) -> None:
         if progress is not None and parallel.is_main:
-            progress(step, mean, metrics)
+            progress(Progress(step, schedule.steps, loss, metrics, checked))
 
     if step == 0:
         check()
@@ -194,6 +209,9 @@ def train(
         step += 1
         if step % schedule.check_every == 0 or step == schedule.steps:
             check()
+        else:
+            known = {name: value for name, value in log[-1].items() if name not in ("step", "seconds", "loss")}
+            tell(sum(losses) / len(losses), known, checked=False)
         if budget_s is not None and step == 100:
             fits = int(step * budget_s / elapsed())
             if fits < schedule.steps:
