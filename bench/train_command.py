@@ -10,7 +10,6 @@ import typer
 
 if TYPE_CHECKING:
     from avtbench.methods.tokenizers.contract import FrozenTokenizer
-    from avtbench.methods.training.crops import TrainingClip
     from avtbench.methods.training.inpainting import Masks
     from avtbench.methods.training.loop import Task
 
@@ -39,10 +38,8 @@ TokenizerName = Annotated[str, typer.Option("--tokenizer", help="Frozen tokenise
 Knobs = Annotated[
     list[str], typer.Option("--set", "-s", help="KNOB=value of the tokeniser, e.g. weights=PATH.", show_default=False)
 ]
+Frames = Annotated[int, typer.Option(min=1, help="Frames of a training crop.")]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
-
-LONGEST = 120
-"""Frames read of a window; longer recordings give up to three windows."""
 
 
 @app.command(epilog="Example: avtbench train tokenizer --data videos --held-out davis=DAVIS/JPEGImages/480p --out run")
@@ -60,24 +57,61 @@ def tokenizer(
     budget: Budget = "",
 ) -> None:
     """Train the embedded tokeniser: it starts as a fitted linear transform and learns the nonlinear rest."""
+    from avtbench.bench.training import read_apart
     from avtbench.methods.tokenizers.embedded_network import EmbeddedConfig
     from avtbench.methods.training.tokenizer import TokenizerTask
 
-    train, held = _read(data, held_out, size)
+    train, held = read_apart(data, held_out, size)
     task = TokenizerTask(train, held, EmbeddedConfig(), crop=crop, batch=batch, seed=seed)
     _train(task, out, steps, learning_rate, seed, device, budget)
+
+
+@app.command(
+    epilog="Example: avtbench train statistics --tokenizer taef2 -s weights=DIR --data videos --out taef2.json"
+)
+def statistics(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write; give it to the tokeniser: statistics=FILE.")],
+    tokenizer: TokenizerName = "embedded",
+    set_: Knobs = [],  # noqa: B006
+    crops: Annotated[int, typer.Option(min=1, help="Training crops to encode.")] = 256,
+    frames: Frames = 17,
+    size: Size = 128,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Measure mean and deviation of every latent channel, the unit of thresholds, for a tokeniser that states none."""
+    from avtbench.bench import plugins
+    from avtbench.bench.training import read_training
+    from avtbench.methods.training.crops import CropSampler
+    from avtbench.methods.training.statistics import measure_statistics, write_statistics
+
+    base = plugins.create("tokenizer", tokenizer, device=device, **_knobs(set_))
+    sampler = CropSampler(read_training(data, size), frames, _crop(base, size), 1, seed)
+    found = measure_statistics(base, sampler, crops)
+    write_statistics(out, found, base, sampler, crops)
+    print(
+        f"{out}: {base.channels} channels over {crops} crops, deviations {found.std.min():.3g} to {found.std.max():.3g}"
+    )
+    print(f"give it to the tokeniser: --set tokenizer.statistics={out}")
+
+
+def _crop(base: FrozenTokenizer, size: int) -> int:
+    """Side of the training crops: whole latent positions within the resized clips, 128 pixels at most."""
+    return min(128, size) // base.spatial * base.spatial
 
 
 def _adapter(
     name: str, data: list[str], out: Path, held_out: list[str], base: FrozenTokenizer, size: int, **options: Any
 ) -> Task:
+    from avtbench.bench.training import read_apart
     from avtbench.methods.elastic.network import ElasticConfig
     from avtbench.methods.lit.network import LITConfig
     from avtbench.methods.training.elastic import ElasticTask
     from avtbench.methods.training.inpainting import InpaintingTask
 
-    train, held = _read(data, held_out, size)
-    options |= {"crop": min(128, size) // base.spatial * base.spatial, "cache": out}
+    train, held = read_apart(data, held_out, size)
+    options |= {"crop": _crop(base, size), "cache": out}
     if name == "elastictok-style":
         return ElasticTask(base, train, held, ElasticConfig(channels=base.channels), **options)
     plain = name == "lit-plain"
@@ -97,7 +131,7 @@ def _command(name: str, summary: str) -> None:
         batch: Batch = 8,
         learning_rate: Rate = 2e-3,
         crops: Crops = 1200,
-        frames: Annotated[int, typer.Option(help="Frames of a training crop.")] = 17,
+        frames: Frames = 17,
         size: Size = 128,
         seed: Seed = 0,
         device: Device = "cpu",
@@ -133,44 +167,6 @@ def _knobs(pairs: list[str]) -> dict[str, Any]:
             raise UserError(f"--set {pair}: expected KNOB=value, e.g. weights=PATH")
         knobs[key] = yaml.safe_load(value)
     return knobs
-
-
-def _read(
-    data: list[str], held_out: list[str], size: int
-) -> tuple[list[TrainingClip], Mapping[str, list[TrainingClip]]]:
-    from avtbench.bench.errors import UserError
-    from avtbench.bench.training import read_clips, require_apart
-    from avtbench.datasets.contract import View
-
-    train: list[TrainingClip] = []
-    for place in data:
-        clips, refused = read_clips(_dataset(place, windows=3), View(size, square=False, frames=LONGEST))
-        train += clips
-        ended = sum("expected more than" in line for line in refused)
-        print(f"{place}: {len(clips)} clips; {ended} windows begin after the end of their recording")
-        for line in refused:
-            if "expected more than" not in line:
-                print(f"  left out: {line}")
-    held: dict[str, list[TrainingClip]] = {}
-    for pair in held_out:
-        name, sign, place = pair.partition("=")
-        if not sign:
-            raise UserError(f"--held-out {pair}: expected NAME=FOLDER or NAME=MANIFEST.csv:SPLIT")
-        held[name], refused = read_clips(_dataset(place), View(size, frames=17))
-        print(f"held out {name}: {len(held[name])} clips")
-        for line in refused:
-            print(f"  left out: {line}")
-    require_apart(train, [clip for group in held.values() for clip in group])
-    return train, held
-
-
-def _dataset(place: str, windows: int = 1) -> Any:
-    from avtbench.bench import plugins
-
-    manifest, colon, split = place.rpartition(":")
-    if colon and manifest.endswith(".csv"):
-        return plugins.create("dataset", "folder", manifest=manifest, split=split, windows=windows)
-    return plugins.create("dataset", "folder", root=place, windows=windows)
 
 
 def _train(task: Task, out: Path, steps: int, learning_rate: float, seed: int, device: str, budget: str) -> None:

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from avtbench.methods.baselines import per_position
+from avtbench.methods.calibration import latent_statistics
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.threshold import hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
+from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
 from avtbench.methods.training.loop import write_atomically
 
@@ -43,14 +45,13 @@ class LatentBank:
     @torch.no_grad()
     def build(cls, tokenizer: FrozenTokenizer, sampler: CropSampler, count: int, cache: Path | None) -> LatentBank:
         """Encode ``count`` crops, or read them from ``cache`` when it holds just these."""
-        assert tokenizer.mean is not None
-        assert tokenizer.std is not None
-        asked = (tokenizer.digest, sampler.seed, sampler.frames, sampler.size, sampler.pan, count)
+        statistics = latent_statistics(tokenizer)
+        asked = (tokenizer.digest, statistics.digest, sampler.seed, sampler.frames, sampler.size, sampler.pan, count)
         identity = sha256(json.dumps([asked, [c.digest for c in sampler.clips]]).encode()).hexdigest()[:16]
         file = cache / f"latents-{tokenizer.name}-{identity}.safetensors" if cache else None
         if file is not None and file.is_file():
             return cls(**load_file(file))
-        center, scale = tokenizer.mean.view(-1, 1, 1, 1), tokenizer.std.view(-1, 1, 1, 1)
+        center, scale = statistics.center, statistics.scale
         latents, errors, changes = [], [], torch.zeros(tokenizer.channels)
         for index in range(count):
             video = sampler.sample(index)[0]
@@ -63,7 +64,7 @@ class LatentBank:
             if index < 2 * tokenizer.channels:
                 channel = index % tokenizer.channels
                 moved = z.clone()
-                moved[channel] += 0.5 * tokenizer.std[channel]
+                moved[channel] += 0.5 * statistics.std[channel]
                 changes[channel] += (tokenizer.decode(moved, extent) - decoded).square().mean().cpu()
         bank = cls(torch.stack(latents), torch.stack(errors), changes / changes.mean())
         if file is not None:
@@ -153,9 +154,8 @@ class InpaintingTask:
         return metrics
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        assert self.tokenizer.mean is not None
-        assert self.tokenizer.std is not None
-        return self.tokenizer.mean.view(-1, 1, 1, 1), self.tokenizer.std.view(-1, 1, 1, 1)
+        statistics = latent_statistics(self.tokenizer)
+        return statistics.center, statistics.scale
 
     def _prepare(self, clips: Sequence[TrainingClip]) -> list[tuple[Tensor, Tensor, Tensor, float, float]]:
         center, scale = self._statistics()
@@ -180,8 +180,7 @@ class InpaintingTask:
 
     def export(self, model: nn.Module, path: Path) -> None:
         tensors = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-        header = {"config": json.dumps(self.config.as_dict()), "tokenizer_digest": self.tokenizer.digest}
-        save_file(tensors, path, header)
+        save_file(tensors, path, header_for(self.tokenizer, self.config.as_dict()))
 
     def describe(self) -> dict[str, Any]:
         return {
