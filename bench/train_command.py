@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +42,9 @@ Cache = Annotated[
     Path | None,
     typer.Option("--cache", help="Folder of encoded crops, shared by several runs; else --out."),
 ]
+Precision = Annotated[
+    str, typer.Option(help="float32 or bfloat16 (autocast).", show_default="bfloat16 on CUDA, else float32")
+]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
 
 
@@ -56,8 +58,10 @@ def tokenizer(
     learning_rate: Rate = 1e-3,
     crop: Annotated[int, typer.Option(help="Side of the training crops, in pixels.")] = 96,
     size: Size = 128,
+    candidates: Annotated[int, typer.Option(min=1, help="Crops drawn for each taken, the busiest one.")] = 2,
     seed: Seed = 0,
     device: Device = "cpu",
+    precision: Precision = "",
     budget: Budget = "",
 ) -> None:
     """Train the embedded tokeniser: it starts as a fitted linear transform and learns the nonlinear rest."""
@@ -66,8 +70,8 @@ def tokenizer(
     from avtbench.methods.training.tokenizer import TokenizerTask
 
     train, held = read_apart(data, held_out, size)
-    task = TokenizerTask(train, held, EmbeddedConfig(), crop=crop, batch=batch, seed=seed)
-    _train(task, out, steps, learning_rate, seed, device, budget)
+    task = TokenizerTask(train, held, EmbeddedConfig(), crop=crop, batch=batch, seed=seed, candidates=candidates)
+    _train(task, out, steps, learning_rate, seed, device, precision, budget)
 
 
 @app.command(
@@ -137,6 +141,7 @@ def lit(
     cache: Cache = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    precision: Precision = "",
     budget: Budget = "",
 ) -> None:
     """Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser."""
@@ -153,7 +158,7 @@ def lit(
         config=LITConfig(base.channels, width, depth, heads=max(width // 16, 1), **shape), objective=loss,
         perceptual=_perceptual(loss, lpips, lpips_weights),
     )  # fmt: skip
-    _train(task, out, steps, learning_rate, seed, device, budget)
+    _train(task, out, steps, learning_rate, seed, device, precision, budget)
 
 
 def _command(name: str, summary: str) -> None:
@@ -172,11 +177,12 @@ def _command(name: str, summary: str) -> None:
         cache: Cache = None,
         seed: Seed = 0,
         device: Device = "cpu",
+        precision: Precision = "",
         budget: Budget = "",
     ) -> None:
         base = _base(tokenizer, set_, device)
         task = _adapter(name, data, out, held_out, base, size, cache, frames, batch, crops, seed)
-        _train(task, out, steps, learning_rate, seed, device, budget)
+        _train(task, out, steps, learning_rate, seed, device, precision, budget)
 
     command.__doc__ = summary
     app.command(name, epilog=f"Example: avtbench train {name} --tokenizer embedded --data videos --out run")(command)
@@ -248,21 +254,39 @@ def _knobs(pairs: list[str]) -> dict[str, Any]:
     return knobs
 
 
-def _train(task: Task, out: Path, steps: int, learning_rate: float, seed: int, device: str, budget: str) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _train(
+    task: Task,
+    out: Path,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    device: str,
+    precision: str,
+    budget: str,
+) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as ProgressBar
 
-    from avtbench.methods.training.loop import Schedule, train
+    from avtbench.bench.errors import UserError
+    from avtbench.methods.training.loop import Progress, Schedule, train
 
-    schedule = Schedule(steps, learning_rate, warmup=min(300, steps // 10), check_every=max(steps // 24, 1), seed=seed)
+    precision = precision or ("bfloat16" if device.startswith("cuda") else "float32")
+    if precision not in ("float32", "bfloat16"):
+        raise UserError(f"--precision is {precision}, expected float32 or bfloat16")
+    schedule = Schedule(
+        steps, learning_rate, warmup=min(300, steps // 10), check_every=max(steps // 24, 1), seed=seed,
+        precision=precision,
+    )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        line = progress.add_task("training", total=steps)
+    with ProgressBar(*columns) as bar:
+        line = bar.add_task("training", total=steps)
 
-        def show(step: int, loss: float | None, metrics: Mapping[str, float]) -> None:
-            held = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-            progress.update(line, completed=step)
-            said = "start" if loss is None else f"loss {loss:.4f}"
-            progress.console.print(f"step {step}: {said} {held}", highlight=False)
+        def show(now: Progress) -> None:
+            held = " ".join(f"{name} {value:.2f}" for name, value in now.held_out.items())
+            said = "start" if now.loss is None else f"loss {now.loss:.4f}"
+            bar.update(line, completed=now.step, total=now.steps, description=f"{said} {held}")
+            if now.checked:
+                bar.console.print(f"step {now.step}: {said} {held}", highlight=False)
 
         card = train(task, out, schedule, device, show, budget_s=_seconds(budget) if budget else None)
     print(f"{out / 'model.safetensors'}: {card['parameters']:,} parameters, {card['steps_done']} steps, "
