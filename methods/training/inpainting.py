@@ -49,7 +49,7 @@ class LatentBank:
     z:      float16 ``[N, C, t, h, w]``, standardised. error: float16 ``[N, t, h, w]``, mean absolute pixel error of the
     full-rate decode at each position (what InfoTok's rule ranks by).
     weight: float ``[C]``, mean squared pixel change per squared standard deviation of each channel, scaled to mean 1;
-    effect: the mean that it was scaled by, on pixels in [-1, 1].
+    effect: mean squared change of pixels in [-1, 1] when every channel moves by one standard deviation.
     """
 
     z: Tensor
@@ -82,8 +82,8 @@ class LatentBank:
                 moved = z.clone()
                 moved[channel] += 0.5 * statistics.std[channel]
                 changes[channel] += 8 * (tokenizer.decode(moved, extent) - decoded).square().mean().cpu()
-        effect = changes.mean().clamp_min(1e-12)
-        bank = cls(torch.stack(latents), torch.stack(errors), changes / effect, effect)
+        mean = changes.mean().clamp_min(1e-12)
+        bank = cls(torch.stack(latents), torch.stack(errors), changes / mean, mean * tokenizer.channels)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             tensors = {"z": bank.z, "error": bank.error, "weight": bank.weight, "effect": bank.effect}
