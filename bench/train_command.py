@@ -147,7 +147,10 @@ def lit(
     """Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser."""
     from avtbench.bench.errors import UserError
     from avtbench.methods.lit.network import LITConfig
+    from avtbench.methods.training.inpainting import OBJECTIVES
 
+    if loss not in OBJECTIVES:
+        raise UserError(f"--loss {loss}: expected one of {', '.join(OBJECTIVES)}")
     references = {"both": ("last_kept", "previous")}.get(reference, (reference,))
     if not set(references) <= {"last_kept", "previous"}:
         raise UserError(f"--reference {reference}: expected last_kept, previous or both")
