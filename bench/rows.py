@@ -114,6 +114,8 @@ class Timing(_Record):
     """kept tokens and mask -> pixels on the device."""
     warmup: list[float]
     """End-to-end seconds of the warm-up calls; never part of a statistic."""
+    warmed: bool = True
+    """False where the plan made no call to warm the process up."""
     stages: list[StageCost]
     stop_reason: str
     seed: int

@@ -474,6 +474,7 @@ class _Launch:
             dtype=facts.dtype,
             launch=self.launch,
             warmup=point.warmup,
+            warmed=self.plan.warmup_s > 0,
             stop_reason=stopped,
             seed=self.plan.seed,
             setup_seconds=point.setup_seconds,

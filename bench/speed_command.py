@@ -76,7 +76,9 @@ def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> tuple[list
         print(f"at {text}: " + ", ".join(f"{name} {setting:g}" for name, setting in settings.items()))
     for line in left_out:
         print(f"left out {line}")
-    return found, kept
+    reached: list[Row] = []
+    cli._start(_at(quality, found), out, path, report=False, show=reached.extend)  # what is really reached there
+    return found, reached
 
 
 def _at(wanted: RunSpec, levels: Sequence[Level]) -> RunSpec:

@@ -463,7 +463,7 @@ def warnings(timings: Sequence[Timing], side: Side = "end to end") -> list[str]:
         )
     if text := extrapolated(timings):
         found.append(f"{text}: not measured in full. Quote it with these words, or run the whole trace.")
-    if not cold and not any(t.warmup for t in timings if t.encode_side):
+    if not cold and not all(t.warmed for t in timings):
         found.append("no call was made to warm up, the first call is a sample; set speed.warmup.")
     apart, within = _launch_spread(samples)
     if apart > within > 0:

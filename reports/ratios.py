@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from avtbench.bench import statistics
-from avtbench.bench.measures import kept_fraction
+from avtbench.bench.measures import MEASURES, kept_fraction
 from avtbench.bench.rows import Row, Status
 from avtbench.bench.statistics import Samples, Side, SpeedUp
 from avtbench.reports.frame import frame
@@ -32,6 +32,8 @@ class Timed:
     rows: list[Row]
     kept: float
     """Mean kept fraction; nan where no row of the quality pass tells."""
+    psnr: float = math.nan
+    """Mean PSNR in dB, likewise."""
 
     @property
     def first(self) -> Row:
@@ -81,8 +83,8 @@ def timed(rows: Sequence[Row]) -> list[Timed]:
         how = (row.timing.scenario, row.timing.device, row.timing.dtype, row.environment)
         groups.setdefault((row.method, statistics.traits(row), row.setting, size, how), []).append(row)
     names = _names(list(groups.values()), rows)
-    shares = _shares(rows)
-    return [Timed(name, group, _kept(group, shares)) for name, group in zip(names, groups.values(), strict=True)]
+    measured = _measured(rows)
+    return [Timed(name, group, *_reached(group, measured)) for name, group in zip(names, groups.values(), strict=True)]
 
 
 def _names(groups: Sequence[list[Row]], rows: Sequence[Row]) -> list[str]:
@@ -104,17 +106,27 @@ def _short(row: Row) -> str:
     return f"{row.method}{size}" + (f" on {row.tokenizer}" if row.tokenizer not in ("", "embedded") else "")
 
 
-def _shares(rows: Sequence[Row]) -> dict[tuple[object, ...], float]:
-    """Kept fraction by method, setting and clip, from the quality rows."""
+Place = tuple[object, ...]
+
+
+def _measured(rows: Sequence[Row]) -> dict[Place, tuple[float, float]]:
+    """Kept fraction and PSNR by method, setting and clip, from the quality rows."""
     counted = [r for r in rows if r.status is Status.DONE and r.rate is not None]
-    return {(r.method, r.setting, r.dataset, r.clip): kept_fraction(r.rate) for r in counted if r.rate}
+    psnr = MEASURES["psnr"].value
+    return {_place(r): (kept_fraction(r.rate), psnr(r) or math.nan) for r in counted if r.rate}
 
 
-def _kept(group: Sequence[Row], shares: Mapping[tuple[object, ...], float]) -> float:
-    found = [shares.get((r.method, r.setting, r.dataset, r.clip), math.nan) for r in group]
+def _place(row: Row) -> Place:
+    return row.method, row.setting, row.dataset, row.clip
+
+
+def _reached(group: Sequence[Row], measured: Mapping[Place, tuple[float, float]]) -> tuple[float, float]:
+    """Mean kept fraction and PSNR of a configuration; a declared rate where nothing was measured."""
+    found = [measured[p] for p in dict.fromkeys(map(_place, group)) if p in measured]
+    if found:
+        return fmean(kept for kept, _ in found), fmean(psnr for _, psnr in found)
     told = [r.timing.forced["kept"] for r in group if r.timing and 0 < r.timing.forced.get("kept", 2) <= 1]
-    known = [s for s in found if not math.isnan(s)] or told
-    return fmean(known) if known else math.nan
+    return (fmean(told) if told else math.nan), math.nan
 
 
 def chosen(groups: Sequence[Timed], share: float = 0.5) -> list[Timed]:
@@ -142,7 +154,8 @@ def times(groups: Sequence[Timed]) -> Table:
         size = f"{row.frames}x{row.height}x{row.width}"
         lines.append(
             {
-                "method": g.name, "setting": g.setting, "kept": g.kept, "size": size, "scenario": timing.scenario,
+                "method": g.name, "setting": g.setting, "kept": g.kept, "psnr": g.psnr, "size": size,
+                "scenario": timing.scenario,
                 "device": timing.device, "dtype": timing.dtype, "encode_s": encode.median,
                 "encode_p20": encode.spread[0], "encode_p80": encode.spread[1], "total_s": total.median,
                 "total_p20": total.spread[0], "total_p80": total.spread[1], "nfe": evaluations, "flops": flops,
@@ -153,7 +166,8 @@ def times(groups: Sequence[Timed]) -> Table:
         texts.append(
             {
                 "size": f"{size}, {timing.dtype}", "method": g.name, "setting": _setting(g),
-                "kept": "–" if math.isnan(g.kept) else f"{g.kept:.2f}", "encode side": str(encode),
+                "kept": "–" if math.isnan(g.kept) else f"{g.kept:.2f}",
+                "PSNR (dB)": "" if math.isnan(g.psnr) else f"{g.psnr:.2f}", "encode side": str(encode),
                 "end to end": str(total), "NFE": _count(evaluations), "FLOPs": _flops(flops),
                 "FLOP/s": _flops(flops / total.median), "samples": f"{len(total.values)}, {launches} launch"
                 + ("es" if launches != 1 else ""), "note": g.note,

@@ -472,7 +472,7 @@ def test_no_place_in_the_order_is_favoured():
 
 def test_a_plan_may_do_without_warming_up(nearby, steady):
     found = [r.timing for r in nearby([steady(milliseconds=60)], launches=1, max_rounds=2, warmup_s=0)]
-    assert [t.warmup for t in found] == [[], []]
+    assert [(t.warmup, t.warmed) for t in found] == [([], False)] * 2
 
 
 def test_calls_are_handed_out_in_the_order_of_the_round(nearby, steady):
