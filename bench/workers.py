@@ -223,7 +223,8 @@ class Worker:
     def _answer(self, timeout_s: float, what: str) -> Any:
         if not self._pipe.poll(max(timeout_s, 0.0)):
             self.stop()
-            raise WorkerLost(Status.TIMEOUT, f"had not {what} after {timeout_s:.0f} s; raise --budget", fatal=True)
+            waited = f"after {timeout_s:.0f} s" if timeout_s > 0 else "when the budget was spent"
+            raise WorkerLost(Status.TIMEOUT, f"had not {what} {waited}; raise --budget", fatal=True)
         try:
             status, answer = self._pipe.recv()
         except (EOFError, OSError):

@@ -295,8 +295,8 @@ def _encoder_alone(row: Row) -> Row:
 
 
 def _selection(mine: Timed) -> float:
-    """Median over calls of the time of ``select`` over that of ``encode``."""
-    select, encode = mine.stage("select"), mine.stage("encode")
+    """Median over calls of the time to choose a mask over that of ``encode``."""
+    select, encode = mine.stage("select/choose") or mine.stage("select"), mine.stage("encode")
     return float(np.median([s / e for s, e in zip(select, encode, strict=False) if e > 0])) if encode else math.nan
 
 
