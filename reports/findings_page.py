@@ -131,7 +131,7 @@ class _Chapter:
         return all(label in self.labels for label in labels)
 
     def write(self) -> tuple[list[Answer], str]:
-        """All answers, and the chapter as Markdown."""
+        """The answers on LIT, and the chapter as Markdown."""
         sections: list[tuple[str, list[Answer], list[str]]] = []
         if self.there(LIT, HOLD):
             sections.append(("LIT against holding the last kept value", *self._fill()))
@@ -142,6 +142,7 @@ class _Chapter:
         if self.there(LIT):
             sections.append(("Cost", *self._cost()))
         found = [answer for _, mine, _ in sections for answer in mine]
+        sections.append(("Bounds", *self._controls()))
         parts = [f"## Tokeniser `{self.name}`", self._clips()]
         for title, mine, more in sections:
             if mine or more:
@@ -203,12 +204,6 @@ class _Chapter:
             deltas += [paired(part, x, HOLD, dataset) for x in (LIT, *self.rivals) if self.there(x, HOLD)]
         alone = {d for _, d in self._places() if d != POOLED and base_name(d) not in PROCEDURAL}
         told = answers.matched([gain for gain in found if gain.dataset in alone])
-        pairs = [(HOLD, RANDOM), (ORACLE, HOLD), *((rival, HOLD) for rival in self.rivals)]
-        if len(quality_points(self.recorded)):
-            last = datasets_in(quality_points(self.recorded))[-1]
-            for method, against in pairs:
-                if self.there(method, against):
-                    told += answers.matched(gains(self.recorded, method, against, dataset=last, per_clip=False))
         texts = []
         if found:
             caption = (
@@ -219,6 +214,17 @@ class _Chapter:
         if deltas:
             texts.append(self._table(comparison_table(deltas, TIER), f"{self.name}-bd"))
         return told, texts
+
+    def _controls(self) -> tuple[list[Answer], list[str]]:
+        """The bounds among each other, and whether the other rules beat the bound that needs no network."""
+        told: list[Answer] = []
+        pairs = [(HOLD, RANDOM), (ORACLE, HOLD), *((rival, HOLD) for rival in self.rivals)]
+        if len(quality_points(self.recorded)):
+            last = datasets_in(quality_points(self.recorded))[-1]
+            for method, against in pairs:
+                if self.there(method, against):
+                    told += answers.matched(gains(self.recorded, method, against, dataset=last, per_clip=False))
+        return told, []
 
     def _content(self) -> tuple[list[Answer], list[str]]:
         part, texts = self.recorded, []

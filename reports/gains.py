@@ -95,7 +95,7 @@ def same_masks(table: pd.DataFrame, a: str, b: str, dataset: str = POOLED) -> tu
     points = of_dataset(quality_points(table), dataset)
     where, counted = ["dataset", "clip", "setting"], ["kept", "mask_bpp_coded"]
     sides = [points[points["label"] == name].set_index(where)[counted] for name in (a, b)]
-    both = sides[0].join(sides[1], how="inner", lsuffix="_a", rsuffix="_b")
+    both = sides[0].merge(sides[1], left_index=True, right_index=True, suffixes=("_a", "_b"))
     alike = (both["kept_a"] == both["kept_b"]) & (both["mask_bpp_coded_a"] == both["mask_bpp_coded_b"])
     return int(alike.sum()), len(both)
 
