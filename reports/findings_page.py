@@ -172,8 +172,9 @@ class _Chapter:
             told += answers.beats_holding(part, LIT, HOLD, mine)
         caption = (
             "Gain of lit over hold at equal masks, positive is better, also in LPIPS; mean over clips with its 95 % "
-            "interval. Each clip: read at that kept fraction of its own. One threshold: at the threshold where the "
-            "mean over the clips keeps that share."
+            "interval. Each clip: read at that kept fraction of its own, between the two settings around it, at both "
+            "of which the masks are the same. One threshold: at the threshold where the mean over the clips keeps that "
+            "share."
         )
         table = _gain_table(f"{self.name}-fill", caption, {"each clip": own, "one threshold": together})
         return told, [self._table(table)]
