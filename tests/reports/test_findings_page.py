@@ -9,7 +9,7 @@ import pytest
 
 from avtbench.bench import cli
 from avtbench.bench.store import Store
-from avtbench.reports import findings
+from avtbench.reports import answers, figures, findings
 from avtbench.reports.errors import ReportError
 from avtbench.reports.findings_page import Source, write
 
@@ -20,6 +20,8 @@ METHODS = ("full-rate", "hold", "lit", "elastictok-style")
 def quick(monkeypatch):
     monkeypatch.setattr(findings, "BD_RESAMPLES", 5)
     monkeypatch.setattr(findings, "RESAMPLES", 50)
+    monkeypatch.setattr(answers, "RESAMPLES", 50)
+    monkeypatch.setitem(figures.STYLE, "savefig.dpi", 40)
 
 
 @pytest.fixture
