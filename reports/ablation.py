@@ -33,6 +33,8 @@ OUTCOMES = (
     "steps_done", "task", "tokenizer_digest", "torch",
 )  # fmt: skip
 """Fields of a card that are results or places, not choices."""
+DERIVED = ("schedule.warmup", "schedule.check_every")
+"""Fields that follow from the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def variants(spec: Mapping[str, Any]) -> list[Variant]:
         if entry["name"] in NETWORK and WEIGHTS in knobs:
             card = card_of(Path(str(knobs[WEIGHTS])))
             told = {k: v for k, v in card.items() if k not in OUTCOMES}
-            choices = dict(_flat(told)) | {k: str(v) for k, v in knobs.items() if k != WEIGHTS}
+            choices = {k: v for k, v in _flat(told) if k not in DERIVED} | {
+                k: str(v) for k, v in knobs.items() if k != WEIGHTS
+            }
             choices.setdefault("reference", "last_kept")
             found.append(
                 Variant(entry.get("alias") or entry["name"], entry["name"], knobs, choices, card.get("parameters"))

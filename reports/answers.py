@@ -73,7 +73,7 @@ def ahead(found: Sequence[Gain], claim: str, before: str = "", sure: bool = True
 _TOLD: dict[int | None, tuple[str, Verdict]] = {
     -1: ("Behind", "does not hold"),
     0: ("Not separated", "not separated"),
-    None: ("Not compared", "cannot be told"),
+    None: ("Not judged", "cannot be told"),
     1: ("Ahead", "holds"),
 }
 """By sign of a gain, the worst first: what its places are called, and the verdict where none is worse."""

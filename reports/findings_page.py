@@ -153,7 +153,11 @@ class _Chapter:
         counts = [f"{clips_of(p, d)} {d}" for p in self.parts for d in datasets_in(quality_points(p)) if d != POOLED]
         digest = {str(row.parameters.get("tokenizer_digest", "")) for row in self.whole["row"] if row.parameters} - {""}
         made = f" Weights {', '.join(sorted(digest))}." if digest else ""
-        return f'Clips: {", ".join(counts)}; "{POOLED}" means the recorded ones.{made}'
+        kept = set(pd.concat(self.parts).index)
+        lost = quality_points(self.whole[~self.whole.index.isin(kept)])
+        settings = [f"{label} at {setting:g}" for label, setting in lost.groupby(["label", "setting"]).groups]
+        left = f" Left out, run on fewer clips than their method's others: {', '.join(settings)}." if settings else ""
+        return f'Clips: {", ".join(counts)}; "{POOLED}" means the recorded ones.{made}{left}'
 
     def _places(self) -> Iterable[tuple[pd.DataFrame, str]]:
         for part in self.parts:

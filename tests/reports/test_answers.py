@@ -64,7 +64,7 @@ def test_a_level_that_too_few_clips_reach_is_not_judged(make):
     table = frame(rows)
     psnr, _ = answers.beats_holding(table, "lit", "hold", gains(table, "lit", "hold"))
     assert psnr.verdict == "cannot be told"
-    assert "Not compared in 1 of 3: at 75 % (lit and hold can both be read" in psnr.text
+    assert "Not judged in 1 of 3: at 75 % (lit and hold can both be read" in psnr.text
 
 
 def test_other_masks_judge_nothing(make):

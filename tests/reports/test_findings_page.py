@@ -60,12 +60,16 @@ def test_two_tokenisers_are_two_chapters(rows, tmp_path):
     assert (tmp_path / "measured/findings/taef2-rd.png").is_file()
 
 
-def test_settings_that_not_every_clip_was_asked_for_leave_no_mark(make, rows, tmp_path):
+def test_settings_that_not_every_clip_was_asked_for_are_left_out_and_named(make, rows, tmp_path):
     write([Source("a", {}, rows)], tmp_path / "findings.md", "c")
     before = (tmp_path / "measured/findings/embedded-results.csv").read_text()
     extra = [make.quality_row("lit", 0.42, clip, setting=0.58) for clip in range(2)]
     write([Source("a", {}, rows), Source("b", {}, extra)], tmp_path / "findings.md", "c")
     assert (tmp_path / "measured/findings/embedded-results.csv").read_text() == before
+    assert (
+        "Left out, run on fewer clips than their method's others: lit at 0.58."
+        in (tmp_path / "findings.md").read_text()
+    )
 
 
 def test_what_cannot_make_a_page_is_one_line(make, rows, tmp_path):
