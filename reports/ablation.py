@@ -87,9 +87,8 @@ def variants(spec: Mapping[str, Any]) -> list[Variant]:
         if entry["name"] in NETWORK and WEIGHTS in knobs:
             card = card_of(Path(str(knobs[WEIGHTS])))
             told = {k: v for k, v in card.items() if k not in OUTCOMES}
-            choices = {k: v for k, v in _flat(told) if k not in DERIVED} | {
-                k: str(v) for k, v in knobs.items() if k != WEIGHTS
-            }
+            choices = {k: v for k, v in _flat(told) if k not in DERIVED}
+            choices |= {k: str(v) for k, v in knobs.items() if k != WEIGHTS}
             choices.setdefault("reference", "last_kept")
             found.append(
                 Variant(entry.get("alias") or entry["name"], entry["name"], knobs, choices, card.get("parameters"))
