@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 STORE = RUNS / "avtbench.sqlite"
+FINDINGS = Path("reports") / "findings.md"
 
 app = typer.Typer(
     help="The benchmark for adaptive video tokenisers: rate, quality and cost of every way of dropping video tokens.",
@@ -501,6 +502,39 @@ def compare(
         held = opened.rows(opened.find_run(calibration).id) if calibration else None
     for sentence in compared(rows, a, b, at, calibration=held).sentences():
         print(sentence)
+
+
+@_verb("avtbench findings eval --out reports/findings.md", MORE)
+def findings(
+    runs: Annotated[
+        list[str], typer.Argument(help="Ids or names of runs; the latest where none is given.", show_default=False)
+    ] = [],  # noqa: B006
+    ablation: Annotated[
+        list[str],
+        typer.Option("--ablation", help="Run of trained variants (lit entries with lit_weights); repeat.",
+                     show_default=False),
+    ] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Page; figures and tables go into measured/ beside it.")] = FINDINGS,
+    store: StoreOption = STORE,
+) -> None:  # fmt: skip
+    """Write what stored runs say about LIT's claims as a page: verdicts, numbers, figures, ablations."""
+    from collections import Counter
+
+    from avtbench.bench.store import Store
+    from avtbench.reports.findings_page import Source, write
+
+    with Store(store, create=False) as opened:
+        found = [
+            [Source(entry.id, {"name": entry.name, **entry.spec}, opened.rows(entry.id)) for entry in entries]
+            for entries in ([opened.find_run(run) for run in runs or [""]], [opened.find_run(run) for run in ablation])
+        ]
+        environments = opened.environments(row for run in found[0] for row in run.rows)
+    place = store.name if store.is_absolute() else store.as_posix()
+    command = ["avtbench findings", *runs, *(f"--ablation {run}" for run in ablation)]
+    command += [f"--store {place}"] if store != STORE else []
+    answers = write(found[0], out, " ".join(command), ablations=found[1], environments=environments)
+    counts = Counter(answer.verdict for answer in answers)
+    print(f"{out}: " + ", ".join(f"{number} {verdict}" for verdict, number in counts.items()))
 
 
 @_verb("avtbench calibrate lit --target psnr=30", MORE)
