@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from avtbench.methods.contract import ContractError, Method, Tokens, Weights
+from avtbench.methods.contract import ContractError, Tokens, Weights
+from avtbench.methods.streaming import StreamingMethod
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
 
@@ -27,6 +27,31 @@ class Latents:
         return frames, height, width
 
 
+@dataclass(frozen=True)
+class EncodingState:
+    """The tokeniser's encoder between two chunks; ``ended``: the last chunk was padded in time, no other may follow."""
+
+    tokenizer: Any
+    ended: bool
+
+
+@dataclass(frozen=True)
+class FillState:
+    """What a filler remembers. ``held``: ``[C, h, w]``, the last kept value of every position; ``context``:
+    ``[C, k, h, w]``, the filled latent frames just before, or None."""
+
+    held: Tensor
+    context: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DecodingState:
+    """The tokeniser's decoder and the filler between two chunks."""
+
+    tokenizer: Any
+    fill: FillState | None
+
+
 def latent_statistics(tokenizer: FrozenTokenizer) -> tuple[Tensor, Tensor]:
     """Per-channel mean and standard deviation ``[C]`` of a tokeniser's latents; 0 and 1 under random weights."""
     if tokenizer.mean is not None and tokenizer.std is not None:
@@ -40,8 +65,11 @@ def latent_statistics(tokenizer: FrozenTokenizer) -> tuple[Tensor, Tensor]:
     )
 
 
-class LatentMethod(Method):
-    """A rule on the latents of a frozen tokeniser: :meth:`choose` the mask, :meth:`fill` what was dropped.
+class LatentMethod(StreamingMethod):
+    """A rule on the latents of a frozen tokeniser: choose the mask, fill what was dropped.
+
+    A rule that can go on from an earlier chunk overrides :meth:`choose_chunk` and :meth:`fill_chunk`, and streams; one
+    that needs the clip as a whole overrides :meth:`choose` and :meth:`fill`.
 
     tokenizer: the frozen tokeniser; thresholds and kept values are in standard deviations of its latents.
     """
@@ -56,13 +84,21 @@ class LatentMethod(Method):
     def parameters(self) -> Mapping[str, Any]:
         return {"tokenizer": self.tokenizer.name, "tokenizer_digest": self.tokenizer.digest}
 
-    @abstractmethod
     def choose(self, latents: Latents, setting: float) -> Tensor:
         """The mask ``keep: bool [t, h, w]``."""
+        return self.choose_chunk(latents, setting, None)[0]
+
+    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The mask of the next chunk and C_sel, the reference ``[C, h, w]`` to carry on; None at the start."""
+        raise NotImplementedError(f"{type(self).__name__} implements neither choose nor choose_chunk")
 
     def fill(self, z: Tensor, keep: Tensor) -> Tensor:
         """Standardised latents with dropped positions zeroed -> complete latents; kept positions are not changed."""
-        return z
+        return self.fill_chunk(z, keep, None)[0]
+
+    def fill_chunk(self, z: Tensor, keep: Tensor, state: FillState | None) -> tuple[Tensor, FillState | None]:
+        """The same for the next chunk, and what the filler has to remember of it."""
+        return z, None
 
     def encode(self, video: Tensor) -> Latents:
         return Latents((self.tokenizer.encode(video).float() - self.center) / self.scale, video)
@@ -80,6 +116,52 @@ class LatentMethod(Method):
         with self.stage("fill"):
             z = self.fill(z, tokens.keep)
         return self.tokenizer.decode(z * self.scale + self.center, tokens.video)
+
+    @property
+    def no_stream(self) -> str | None:
+        cls = type(self)
+        if cls.choose is not LatentMethod.choose or cls.fill is not LatentMethod.fill:
+            return f"{self.name} takes a clip as a whole: its rule has no choose_chunk and fill_chunk"
+        if not self.tokenizer.streams:
+            return f"tokeniser {self.tokenizer.name} takes a clip as a whole; use one that streams, such as embedded"
+        return None
+
+    def chunking(self, chunk: int) -> tuple[int, int]:
+        step = self.tokenizer.temporal
+        if chunk < 1 or chunk % step:
+            raise ContractError(f"{self.name}: chunk is {chunk} frames, expected a multiple of {step}, one latent frame")
+        return chunk + (1 if self.tokenizer.causal_first and step > 1 else 0), chunk
+
+    def encode_chunk(self, video: Tensor, state: EncodingState | None) -> tuple[Latents, EncodingState]:
+        if self.no_stream:
+            raise ContractError(self.no_stream)
+        if state and state.ended:
+            raise ContractError(
+                f"{self.name}: a chunk follows one that did not fill its last latent frame, which ends a stream; "
+                f"give chunks of chunking(n) frames, only the last one shorter"
+            )
+        ended = self.tokenizer.legal(*video.shape[:3], starts=state is None)[0] != len(video)
+        z, carried = self.tokenizer.encode_next(video, state.tokenizer if state else None)
+        return Latents((z.float() - self.center) / self.scale, video), EncodingState(carried, ended)
+
+    def select_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tokens, Tensor | None]:
+        setting = self.check_setting(setting)
+        with self.stage("choose"):
+            keep, carried = self.choose_chunk(latents, setting, state)
+        with self.stage("pack"):
+            return self.pack(latents.z, keep, latents.extent), carried
+
+    def decode_chunk(self, tokens: Tokens, state: DecodingState | None) -> tuple[Tensor, DecodingState]:
+        with self.stage("unpack"):
+            z = self.unpack(tokens)
+        with self.stage("fill"):
+            z, filled = self.fill_chunk(z, tokens.keep.to(z.device), state.fill if state else None)
+        latent = z * self.scale + self.center
+        frames, carried = self.tokenizer.decode_next(latent, tokens.video, state.tokenizer if state else None)
+        return frames, DecodingState(carried, filled)
+
+    def forget_fill(self, state: DecodingState) -> DecodingState:
+        return replace(state, fill=replace(state.fill, context=None)) if state.fill else state
 
     def pack(self, z: Tensor, keep: Tensor, video: tuple[int, int, int]) -> Tokens:
         """Kept latents as they are sent: 16-bit floats."""

@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from avtbench.methods.baselines import Hold
 from avtbench.methods.contract import ContractError, Family
+from avtbench.methods.latents import FillState
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.placement import seeded
-from avtbench.methods.threshold import Reference
+from avtbench.methods.threshold import Reference, hold
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import read_trained_for
+
+TRAINED_FRAMES = 17
+"""Frames of a training crop: what the network sees at once in a stream."""
 
 
 class Lit(Hold):
@@ -48,13 +53,24 @@ class Lit(Hold):
     def parameters(self) -> Mapping[str, Any]:
         return {**super().parameters, "lit_digest": self.network_digest}
 
-    def fill(self, z: Tensor, keep: Tensor) -> Tensor:
+    def fill_chunk(self, z: Tensor, keep: Tensor, state: FillState | None) -> tuple[Tensor, FillState]:
+        """The network sees C_fill, taken for kept, then the chunk: no more latent frames than it was trained with."""
+        held = hold(z, keep, state.held if state else None)
+        window = self.tokenizer.grid(TRAINED_FRAMES, 1, 1)[0]
+        before = state.context if state and state.context is not None else z[:, :0]
+        whole = self._inpaint(before[:, -max(window - z.shape[1], 1) :], z, keep, held)
+        return whole, FillState(held[:, -1], torch.cat([before, whole], dim=1)[:, 1 - window :])
+
+    def _inpaint(self, before: Tensor, z: Tensor, keep: Tensor, held: Tensor) -> Tensor:
         if bool(keep.all()):
             return z
+        known = keep.new_ones(before.shape[1:])
+        parts = ((before, z), (before, held))
+        seen, stand_in = (torch.cat(pair, dim=1).unsqueeze(0).to(self.network.out.weight.dtype) for pair in parts)
         with self.stage("lit"):
             self.count("lit")
-            whole = self.network(z.unsqueeze(0).to(self.network.out.weight.dtype), keep.unsqueeze(0))
-            return whole.squeeze(0).float()
+            whole = self.network(seen, torch.cat([known, keep]).unsqueeze(0), stand_in)
+            return whole.squeeze(0)[:, before.shape[1] :].float()
 
 
 class LitPlain(Lit):
