@@ -126,11 +126,13 @@ class LatentMethod(StreamingMethod):
             return f"tokeniser {self.tokenizer.name} takes a clip as a whole; use one that streams, such as embedded"
         return None
 
-    def chunking(self, chunk: int) -> tuple[int, int]:
-        step = self.tokenizer.temporal
-        if chunk < 1 or chunk % step:
-            raise ContractError(f"{self.name}: chunk is {chunk} frames, expected a multiple of {step}, one latent frame")
-        return chunk + (1 if self.tokenizer.causal_first and step > 1 else 0), chunk
+    @property
+    def step(self) -> int:
+        return self.tokenizer.temporal
+
+    @property
+    def lead(self) -> int:
+        return 1 if self.tokenizer.causal_first and self.step > 1 else 0
 
     def encode_chunk(self, video: Tensor, state: EncodingState | None) -> tuple[Latents, EncodingState]:
         if self.no_stream:
@@ -138,9 +140,10 @@ class LatentMethod(StreamingMethod):
         if state and state.ended:
             raise ContractError(
                 f"{self.name}: a chunk follows one that did not fill its last latent frame, which ends a stream; "
-                f"give chunks of chunking(n) frames, only the last one shorter"
+                f"expected {self.lead} + k * {self.step} frames in the first chunk and k * {self.step} in later ones"
             )
-        ended = self.tokenizer.legal(*video.shape[:3], starts=state is None)[0] != len(video)
+        frames, height, width = video.shape[:3]
+        ended = self.tokenizer.legal(frames, height, width, starts=state is None)[0] != frames
         z, carried = self.tokenizer.encode_next(video, state.tokenizer if state else None)
         return Latents((z.float() - self.center) / self.scale, video), EncodingState(carried, ended)
 

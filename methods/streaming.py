@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avtbench.methods.contract import Method, Tokens
+from avtbench.methods.contract import ContractError, Method, Tokens
 
 CHUNK = 16
 """Frames of a chunk where nobody asks for another number."""
@@ -51,10 +51,21 @@ class StreamingMethod(Method):
         """Reason why this method, as it was built, takes a clip only as a whole, or None."""
         return None
 
-    @abstractmethod
+    @property
+    def step(self) -> int:
+        """Frames of one latent frame; later chunks hold a multiple of it."""
+        return 1
+
+    @property
+    def lead(self) -> int:
+        """Frames that the first chunk has more, because the first frame has a latent frame of its own."""
+        return 0
+
     def chunking(self, chunk: int) -> tuple[int, int]:
-        """Frames of the first and of every later chunk when about ``chunk`` are asked for; ContractError where the
-        method cannot be given chunks of that length."""
+        """Frames of the first and of every later chunk when ``chunk`` are asked for."""
+        if chunk < 1 or chunk % self.step:
+            raise ContractError(f"{self.name}: chunk is {chunk} frames, expected a multiple of {self.step}")
+        return self.lead + chunk, chunk
 
     @abstractmethod
     def encode_chunk(self, video: Tensor, state: Any | None) -> tuple[Any, Any]:
