@@ -9,8 +9,8 @@ Scenarios
     throughput   the contract takes one clip a call, so a larger batch is several calls in flight: one thread each, on
                  CUDA one stream each. Their number doubles while clips per second rise by more than 5 % and memory
                  lasts. A sample is wall seconds / clips in flight; stages overlap and are not told apart.
-    stream       the optional verb ``method.stream(video, setting)`` (:mod:`avtbench.methods.streaming`) yields, chunk by
-                 chunk, first the ``Tokens`` of a chunk (its encode side ends) and then its frames, float
+    stream       the optional verb ``method.stream(video, setting)`` of :mod:`avtbench.methods.streaming` yields, chunk
+                 by chunk, first the ``Tokens`` of a chunk (its encode side ends) and then its frames, float
                  ``[n, H, W, 3]`` (its decode side ends).
     cold         the first call of a process.
 """

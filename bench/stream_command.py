@@ -120,7 +120,7 @@ def seams(
         list[float], typer.Option(help="Repeat for several.", show_default="the middle one of the first")
     ] = [],  # noqa: B006
     chunk: Frames = 16,
-    frames: Annotated[int, typer.Option(min=1, help="Taken of every clip; shorter ones are left out.")] = 81,
+    frames: Annotated[int, typer.Option(min=1, help="Taken of every clip; shorter ones are left out.")] = 65,
     out: Annotated[Path | None, typer.Option(help="Folder for seams.csv and seams.md.", show_default=False)] = None,
     size: Size = 128,
     tokenizer: Tokenizer = "",
