@@ -38,7 +38,7 @@ def stream(
         bool, typer.Option("--no-c-sel", help="Select every chunk anew, its first latent frame whole.")
     ] = False,
     no_c_fill: Annotated[
-        bool, typer.Option("--no-c-fill", help="Fill every chunk without the filled latents before it.")
+        bool, typer.Option("--no-c-fill", help="Fill every chunk without the latents before it.")
     ] = False,
     size: Size = 128,
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many.", show_default="all")] = None,

@@ -61,7 +61,7 @@ class Hold(LatentMethod):
 
     def fill_chunk(self, z: Tensor, keep: Tensor, state: FillState | None) -> tuple[Tensor, FillState]:
         held = hold(z, keep, state.held if state else None)
-        return held, FillState(held[:, -1])
+        return held, FillState(held[:, -1:])
 
 
 class RandomMask(Hold):

@@ -37,11 +37,15 @@ class EncodingState:
 
 @dataclass(frozen=True)
 class FillState:
-    """What a filler remembers. ``held``: ``[C, h, w]``, the last kept value of every position; ``context``:
-    ``[C, k, h, w]``, the filled latent frames just before, or None."""
+    """C_fill. ``recent``: ``[C, k, h, w]``, the latest latent frames as they were filled; in the newest every position
+    has its last kept value."""
 
-    held: Tensor
-    context: Tensor | None = None
+    recent: Tensor
+
+    @property
+    def held(self) -> Tensor:
+        """Last kept value of every position, ``[C, h, w]``."""
+        return self.recent[:, -1]
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class LatentMethod(StreamingMethod):
         return frames, DecodingState(carried, filled)
 
     def forget_fill(self, state: DecodingState) -> DecodingState:
-        return replace(state, fill=replace(state.fill, context=None)) if state.fill else state
+        return replace(state, fill=None)
 
     def pack(self, z: Tensor, keep: Tensor, video: tuple[int, int, int]) -> Tokens:
         """Kept latents as they are sent: 16-bit floats."""

@@ -29,10 +29,10 @@ CHUNK = 16
 class Caches:
     """What is remembered from one chunk to the next, after LIT's streaming variant; a tokeniser's own state always is.
 
-    selection: C_sel, the last kept latent of every position. Without it the chunk is selected like a clip of its own,
-               its first latent frame kept whole.
-    fill:      C_fill, recent filled latents as context of the next fill. Without it the filler sees its chunk alone,
-               and of what was before only the last kept value of each position, the receiver's copy of C_sel.
+    selection: C_sel, the sender's: the last kept latent of every position. Without it every chunk is selected like a
+               clip of its own, its first latent frame kept whole.
+    fill:      C_fill, the receiver's: recent filled latents. Without it the receiver begins every chunk with nothing,
+               and a position that is dropped there has no value to go by until it is kept again.
     """
 
     selection: bool = True
@@ -80,7 +80,7 @@ class StreamingMethod(Method):
         """float32 ``[n, H, W, 3]`` in [0, 1] (not necessarily clamped), and the state to carry on."""
 
     def forget_fill(self, state: Any) -> Any:
-        """A receiver's state without C_fill; methods that have no such cache return it as it is."""
+        """A receiver's state without C_fill; a method that has no such cache returns it as it is."""
         return state
 
     def stream(self, video: Tensor, setting: float) -> Iterator[Tokens | Tensor]:

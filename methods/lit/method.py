@@ -19,7 +19,7 @@ from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import read_trained_for
 
 TRAINED_FRAMES = 17
-"""Frames of a training crop: what the network sees at once in a stream."""
+"""Frames of a training crop: as much as the network sees at once in a stream."""
 
 
 class Lit(Hold):
@@ -54,23 +54,27 @@ class Lit(Hold):
         return {**super().parameters, "lit_digest": self.network_digest}
 
     def fill_chunk(self, z: Tensor, keep: Tensor, state: FillState | None) -> tuple[Tensor, FillState]:
-        """The network sees C_fill, taken for kept, then the chunk: no more latent frames than it was trained with."""
-        held = hold(z, keep, state.held if state else None)
-        window = self.tokenizer.grid(TRAINED_FRAMES, 1, 1)[0]
-        before = state.context if state and state.context is not None else z[:, :0]
-        whole = self._inpaint(before[:, -max(window - z.shape[1], 1) :], z, keep, held)
-        return whole, FillState(held[:, -1], torch.cat([before, whole], dim=1)[:, 1 - window :])
+        """The network sees C_fill, taken for kept, before the chunk: no more latent frames than it was trained with.
 
-    def _inpaint(self, before: Tensor, z: Tensor, keep: Tensor, held: Tensor) -> Tensor:
+        The newest frame of C_fill holds last kept values, not what the network made of them: it corrects what the frame
+        before shows, and corrections of corrections would drift.
+        """
+        longest = self.tokenizer.grid(TRAINED_FRAMES, 1, 1)[0]
+        before = state.recent if state else z[:, :0]
+        context = before[:, -max(longest - z.shape[1], 1) :]
+        known = keep.new_ones(context.shape[1:])
+        whole = self._inpaint(torch.cat([context, z], dim=1), torch.cat([known, keep]))[:, context.shape[1] :]
+        held = hold(z, keep, state.held if state else None)
+        recent = torch.cat([before, whole[:, :-1], held[:, -1:]], dim=1)[:, 1 - longest :]
+        return whole, FillState(recent)
+
+    def _inpaint(self, z: Tensor, keep: Tensor) -> Tensor:
         if bool(keep.all()):
             return z
-        known = keep.new_ones(before.shape[1:])
-        parts = ((before, z), (before, held))
-        seen, stand_in = (torch.cat(pair, dim=1).unsqueeze(0).to(self.network.out.weight.dtype) for pair in parts)
         with self.stage("lit"):
             self.count("lit")
-            whole = self.network(seen, torch.cat([known, keep]).unsqueeze(0), stand_in)
-            return whole.squeeze(0)[:, before.shape[1] :].float()
+            whole = self.network(z.unsqueeze(0).to(self.network.out.weight.dtype), keep.unsqueeze(0))
+            return whole.squeeze(0).float()
 
 
 class LitPlain(Lit):

@@ -9,6 +9,7 @@ from avtbench.bench import plugins
 from avtbench.datasets.contract import View
 from avtbench.datasets.synthetic import Synthetic
 from avtbench.methods.contract import ContractError, Tokens
+from avtbench.methods.latents import Latents
 from avtbench.methods.stages import counting
 from avtbench.methods.streaming import Caches, split, stream
 
@@ -73,20 +74,37 @@ def test_without_c_sel_every_chunk_begins_with_a_whole_latent_frame(video):
     assert int(anew.sum()) > int(keep.sum())
 
 
-def test_without_c_fill_the_network_sees_its_chunk_alone(video, monkeypatch):
+def test_the_network_sees_c_fill_before_the_chunk(video, monkeypatch):
     lit, seen = build("lit"), []
     forward = lit.network.forward
-    monkeypatch.setattr(lit.network, "forward", lambda z, *rest: seen.append(z.shape[2]) or forward(z, *rest))
-    keep, _, with_context = streamed(lit, video)
-    assert seen == [5, 5], "no more latent frames than in training: 1 + 4, then one of context and 4"
-    same, _, alone = streamed(lit, video, caches=Caches(fill=False))
-    assert seen[2:] == [5, 4]
-    assert torch.equal(keep, same)
-    assert torch.equal(with_context[:17], alone[:17])
-    assert not torch.equal(with_context[17:], alone[17:])
+    monkeypatch.setattr(lit.network, "forward", lambda z, keep: seen.append((z.shape[2], keep)) or forward(z, keep))
+    streamed(lit, video)
+    assert [t for t, _ in seen] == [5, 5], "as many latent frames as in training: 1 + 4, then one of C_fill and 4"
+    assert bool(seen[1][1][0, 0].all()), "what is in C_fill counts as kept"
+    assert not bool(seen[1][1][0, 1].all())
     seen.clear()
     streamed(lit, video, chunk=8)
-    assert seen == [3, 5, 5, 5], "shorter chunks get more context"
+    assert [t for t, _ in seen] == [3, 5, 5, 5], "shorter chunks get more of it"
+
+
+@pytest.mark.parametrize("name", ["hold", "lit"])
+def test_without_c_fill_a_dropped_position_has_nothing_to_go_by(video, name):
+    def error(frames):
+        return float((frames[17:21] - video[17:21] / 255).square().mean())
+
+    keep, _, frames = streamed(build(name), video)
+    same, _, alone = streamed(build(name), video, caches=Caches(fill=False))
+    assert torch.equal(keep, same)
+    assert torch.equal(frames[:17], alone[:17])
+    assert error(alone) > 2 * error(frames)
+
+
+def test_without_both_a_chunk_is_a_clip_of_its_own_to_rule_and_filler(video):
+    lit = build("lit")
+    with torch.inference_mode():
+        z = lit.encode(video).z
+        apart = [lit.choose(Latents(part, video), TAU) for part in (z[:, :5], z[:, 5:])]
+    assert torch.equal(streamed(lit, video, caches=Caches(False, False))[0], torch.cat(apart))
 
 
 @torch.inference_mode()
