@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avtbench.methods.contract import ContractError, Family
-from avtbench.methods.latents import FillState, LatentMethod, Latents
+from avtbench.methods.latents import LatentMethod, Latents
+from avtbench.methods.streaming import FillState
 from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 

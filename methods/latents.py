@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from avtbench.methods.contract import ContractError, Tokens, Weights
-from avtbench.methods.streaming import StreamingMethod
+from avtbench.methods.streaming import DecodingState, EncodingState, FillState, StreamingMethod
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
 
@@ -25,35 +25,6 @@ class Latents:
     def extent(self) -> tuple[int, int, int]:
         frames, height, width = self.video.shape[:3]
         return frames, height, width
-
-
-@dataclass(frozen=True)
-class EncodingState:
-    """The tokeniser's encoder between two chunks; ``ended``: the last chunk was padded in time, no other may follow."""
-
-    tokenizer: Any
-    ended: bool
-
-
-@dataclass(frozen=True)
-class FillState:
-    """C_fill. ``recent``: ``[C, k, h, w]``, the latest latent frames as they were filled; in the newest every position
-    has its last kept value."""
-
-    recent: Tensor
-
-    @property
-    def held(self) -> Tensor:
-        """Last kept value of every position, ``[C, h, w]``."""
-        return self.recent[:, -1]
-
-
-@dataclass(frozen=True)
-class DecodingState:
-    """The tokeniser's decoder and the filler between two chunks."""
-
-    tokenizer: Any
-    fill: FillState | None
 
 
 def latent_statistics(tokenizer: FrozenTokenizer) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,35 @@ class Caches:
         return " + ".join(held) or "none"
 
 
+@dataclass(frozen=True)
+class EncodingState:
+    """The tokeniser's encoder between two chunks; ``ended``: the last chunk was padded in time, no other may follow."""
+
+    tokenizer: Any
+    ended: bool
+
+
+@dataclass(frozen=True)
+class FillState:
+    """C_fill. ``recent``: ``[C, k, h, w]``, the latest latent frames as they were filled; in the newest every position
+    has its last kept value."""
+
+    recent: Tensor
+
+    @property
+    def held(self) -> Tensor:
+        """Last kept value of every position, ``[C, h, w]``."""
+        return self.recent[:, -1]
+
+
+@dataclass(frozen=True)
+class DecodingState:
+    """The tokeniser's decoder and the filler between two chunks."""
+
+    tokenizer: Any
+    fill: FillState | None
+
+
 class StreamingMethod(Method):
     """A method whose video may come in chunks."""
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from avtbench.methods.baselines import Hold
 from avtbench.methods.contract import ContractError, Family
-from avtbench.methods.latents import FillState
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.placement import seeded
+from avtbench.methods.streaming import FillState
 from avtbench.methods.threshold import Reference, hold
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import read_trained_for
