@@ -416,19 +416,10 @@ def check(
 
 
 def _factory(name: str, tokenizer: str, sets: Iterable[str]) -> Any:
-    import yaml
-
     from avtbench.bench import contract_suite
-    from avtbench.bench.spec import SpecError
+    from avtbench.bench.spec import knobs_of
 
-    knobs: dict[str, Any] = {}
-    under: dict[str, Any] = {"name": tokenizer} if tokenizer else {}
-    for text in sets:
-        key, sign, value = text.partition("=")
-        if not sign:
-            raise SpecError(f"--set {text}: expected KNOB=value or tokenizer.KNOB=value")
-        owner, knob = (under, key.removeprefix("tokenizer.")) if key.startswith("tokenizer.") else (knobs, key)
-        owner[knob] = yaml.safe_load(value)
+    knobs, under = knobs_of(sets, tokenizer)
     return contract_suite.Factory(name, under or None, knobs)
 
 
@@ -609,7 +600,11 @@ def claims(
 
 
 from avtbench.bench.fetch_command import fetch as _fetch  # noqa: E402
+from avtbench.bench.stream_command import seams as _seams  # noqa: E402
+from avtbench.bench.stream_command import stream as _stream  # noqa: E402
 from avtbench.bench.train_command import app as _training  # noqa: E402
 
 _verb("avtbench fetch davis --to DAVIS", MORE)(_fetch)
+_verb("avtbench stream lit film.mp4 --setting 0.2 --out recon.mp4", MORE)(_stream)
+_verb("avtbench seams lit hold --data videos --setting 0.2 --out seams", MORE)(_seams)
 app.add_typer(_training, name="train")
