@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 STORE = RUNS / "avtbench.sqlite"
+FINDINGS = Path("reports") / "findings.md"
 
 app = typer.Typer(
     help="The benchmark for adaptive video tokenisers: rate, quality and cost of every way of dropping video tokens.",
@@ -415,19 +416,10 @@ def check(
 
 
 def _factory(name: str, tokenizer: str, sets: Iterable[str]) -> Any:
-    import yaml
-
     from avtbench.bench import contract_suite
-    from avtbench.bench.spec import SpecError
+    from avtbench.bench.spec import knobs_of
 
-    knobs: dict[str, Any] = {}
-    under: dict[str, Any] = {"name": tokenizer} if tokenizer else {}
-    for text in sets:
-        key, sign, value = text.partition("=")
-        if not sign:
-            raise SpecError(f"--set {text}: expected KNOB=value or tokenizer.KNOB=value")
-        owner, knob = (under, key.removeprefix("tokenizer.")) if key.startswith("tokenizer.") else (knobs, key)
-        owner[knob] = yaml.safe_load(value)
+    knobs, under = knobs_of(sets, tokenizer)
     return contract_suite.Factory(name, under or None, knobs)
 
 
@@ -503,6 +495,39 @@ def compare(
         print(sentence)
 
 
+@_verb("avtbench findings eval --out reports/findings.md", MORE)
+def findings(
+    runs: Annotated[
+        list[str], typer.Argument(help="Ids or names of runs; the latest where none is given.", show_default=False)
+    ] = [],  # noqa: B006
+    ablation: Annotated[
+        list[str],
+        typer.Option("--ablation", help="Run of trained variants (lit entries with lit_weights); repeat.",
+                     show_default=False),
+    ] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Page; figures and tables go into measured/ beside it.")] = FINDINGS,
+    store: StoreOption = STORE,
+) -> None:  # fmt: skip
+    """Write what stored runs say about LIT's claims as a page: verdicts, numbers, figures, ablations."""
+    from collections import Counter
+
+    from avtbench.bench.store import Store
+    from avtbench.reports.findings_page import Source, write
+
+    with Store(store, create=False) as opened:
+        found = [
+            [Source(entry.id, {"name": entry.name, **entry.spec}, opened.rows(entry.id)) for entry in entries]
+            for entries in ([opened.find_run(run) for run in runs or [""]], [opened.find_run(run) for run in ablation])
+        ]
+        environments = opened.environments(row for run in found[0] for row in run.rows)
+    place = store.name if store.is_absolute() else store.as_posix()
+    command = ["avtbench findings", *runs, *(f"--ablation {run}" for run in ablation)]
+    command += [f"--store {place}"] if store != STORE else []
+    answers = write(found[0], out, " ".join(command), ablations=found[1], environments=environments)
+    counts = Counter(answer.verdict for answer in answers)
+    print(f"{out}: " + ", ".join(f"{number} {verdict}" for verdict, number in counts.items()))
+
+
 @_verb("avtbench calibrate lit --target psnr=30", MORE)
 def calibrate(
     method: Annotated[str, typer.Argument(help="A method of the run.")],
@@ -575,7 +600,11 @@ def claims(
 
 
 from avtbench.bench.fetch_command import fetch as _fetch  # noqa: E402
+from avtbench.bench.stream_command import seams as _seams  # noqa: E402
+from avtbench.bench.stream_command import stream as _stream  # noqa: E402
 from avtbench.bench.train_command import app as _training  # noqa: E402
 
 _verb("avtbench fetch davis --to DAVIS", MORE)(_fetch)
+_verb("avtbench stream lit film.mp4 --setting 0.2 --out recon.mp4", MORE)(_stream)
+_verb("avtbench seams lit hold --data videos --setting 0.2 --out seams", MORE)(_seams)
 app.add_typer(_training, name="train")

@@ -132,8 +132,8 @@ class DiffusersVAE(FrozenTokenizer):
         merged = (stds.square().mean(1) + means.var(1, correction=0)).sqrt()
         return means.mean(1).to(self.device), merged.to(self.device)
 
-    def legal(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        legal_frames, *sides = super().legal(frames, height, width)
+    def legal(self, frames: int, height: int, width: int, starts: bool = True) -> tuple[int, int, int]:
+        legal_frames, *sides = super().legal(frames, height, width, starts)
         step = self.frame_step or self.temporal
         return 1 + -(-(legal_frames - 1) // step) * step, sides[0], sides[1]
 
