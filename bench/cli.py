@@ -542,6 +542,21 @@ def conventions(
     Console().print(table)
 
 
+@_verb("avtbench fvd originals reconstructions --i3d i3d_torchscript.pt", MORE)
+def fvd(
+    originals: Annotated[Path, typer.Argument(help="Folder of videos.")],
+    recons: Annotated[Path, typer.Argument(help="Folder of their reconstructions under the same names.")],
+    i3d: Annotated[
+        Path | None, typer.Option(help="The I3D network, i3d_torchscript.pt of StyleGAN-V.", show_default=False)
+    ] = None,
+) -> None:
+    """Fréchet video distance of two folders, as TokenBench takes it; refused below 256 clips."""
+    from avtbench.bench.fvd import fvd_of_folders
+
+    distance, clips = fvd_of_folders(originals, recons, i3d)
+    print(f"FVD {distance:.2f}, {clips} clips")
+
+
 @app.command(epilog="Example: avtbench claims lit-31x")
 def claims(
     ids: Annotated[
