@@ -488,17 +488,24 @@ def compare(
     at: Annotated[str, typer.Option(help="Matched rate or quality: kept=0.5, bpp=0.3, psnr=30.")] = "kept=0.5",
     run: Annotated[str, typer.Option(help="Id or name of a run; else the latest.", show_default=False)] = "",
     calibration: Annotated[
-        str, typer.Option(help="Run on other clips, on which the settings are found.", show_default=False)
+        str,
+        typer.Option(
+            help="Where the settings are found: a run on other clips, or 'half', every other clip of this one.",
+            show_default="each clip's own curve",
+        ),
     ] = "",
     store: StoreOption = STORE,
 ) -> None:
     """Compare two methods of a run at one rate or one quality, clip by clip."""
     from avtbench.bench.store import Store
     from avtbench.reports.compare import compare as compared
+    from avtbench.reports.compare import split
 
     with Store(store, create=False) as opened:
         rows = opened.rows(opened.find_run(run).id)
-        held = opened.rows(opened.find_run(calibration).id) if calibration else None
+        held = opened.rows(opened.find_run(calibration).id) if calibration not in ("", "half") else None
+    if calibration == "half":
+        held, rows = split(rows)
     for sentence in compared(rows, a, b, at, calibration=held).sentences():
         print(sentence)
 
