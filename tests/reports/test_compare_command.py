@@ -69,7 +69,9 @@ def test_a_calibrated_setting_meets_its_target(avtbench, make):
 
 def test_calibration_under_another_profile_is_refused(avtbench, make):
     quality = [
-        row.model_copy(update={"key": f"v-{row.key}", "quality": row.quality.model_copy(update={"profile": "vidtok/1"})})
+        row.model_copy(
+            update={"key": f"v-{row.key}", "quality": row.quality.model_copy(update={"profile": "vidtok/1"})}
+        )
         for row in make.sweep(["lit", "hold"], speed=False)
     ]
     save(avtbench.path, "vidtok", quality)
