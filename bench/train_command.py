@@ -39,6 +39,9 @@ TokenizerName = Annotated[str, typer.Option("--tokenizer", help="Frozen tokenise
 Knobs = Annotated[
     list[str], typer.Option("--set", "-s", help="KNOB=value of the tokeniser, e.g. weights=PATH.", show_default=False)
 ]
+Precision = Annotated[
+    str, typer.Option(help="float32 or bfloat16 (autocast).", show_default="bfloat16 on CUDA, else float32")
+]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
 
 LONGEST = 120
@@ -55,8 +58,10 @@ def tokenizer(
     learning_rate: Rate = 1e-3,
     crop: Annotated[int, typer.Option(help="Side of the training crops, in pixels.")] = 96,
     size: Size = 128,
+    candidates: Annotated[int, typer.Option(min=1, help="Crops drawn for each taken, the busiest one.")] = 2,
     seed: Seed = 0,
     device: Device = "cpu",
+    precision: Precision = "",
     budget: Budget = "",
 ) -> None:
     """Train the embedded tokeniser: it starts as a fitted linear transform and learns the nonlinear rest."""
@@ -64,8 +69,8 @@ def tokenizer(
     from avtbench.methods.training.tokenizer import TokenizerTask
 
     train, held = _read(data, held_out, size)
-    task = TokenizerTask(train, held, EmbeddedConfig(), crop=crop, batch=batch, seed=seed)
-    _train(task, out, steps, learning_rate, seed, device, budget)
+    task = TokenizerTask(train, held, EmbeddedConfig(), crop=crop, batch=batch, seed=seed, candidates=candidates)
+    _train(task, out, steps, learning_rate, seed, device, precision, budget)
 
 
 def _adapter(
@@ -101,6 +106,7 @@ def _command(name: str, summary: str) -> None:
         size: Size = 128,
         seed: Seed = 0,
         device: Device = "cpu",
+        precision: Precision = "",
         budget: Budget = "",
     ) -> None:
         from avtbench.bench import plugins
@@ -109,7 +115,7 @@ def _command(name: str, summary: str) -> None:
         task = _adapter(
             name, data, out, held_out, base, size, frames=frames, batch=batch, count=crops, seed=seed
         )  # fmt: skip
-        _train(task, out, steps, learning_rate, seed, device, budget)
+        _train(task, out, steps, learning_rate, seed, device, precision, budget)
 
     command.__doc__ = summary
     app.command(name, epilog=f"Example: avtbench train {name} --tokenizer embedded --data videos --out run")(command)
@@ -173,21 +179,39 @@ def _dataset(place: str, windows: int = 1) -> Any:
     return plugins.create("dataset", "folder", root=place, windows=windows)
 
 
-def _train(task: Task, out: Path, steps: int, learning_rate: float, seed: int, device: str, budget: str) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _train(
+    task: Task,
+    out: Path,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    device: str,
+    precision: str,
+    budget: str,
+) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as ProgressBar
 
-    from avtbench.methods.training.loop import Schedule, train
+    from avtbench.bench.errors import UserError
+    from avtbench.methods.training.loop import Progress, Schedule, train
 
-    schedule = Schedule(steps, learning_rate, warmup=min(300, steps // 10), check_every=max(steps // 24, 1), seed=seed)
+    precision = precision or ("bfloat16" if device.startswith("cuda") else "float32")
+    if precision not in ("float32", "bfloat16"):
+        raise UserError(f"--precision is {precision}, expected float32 or bfloat16")
+    schedule = Schedule(
+        steps, learning_rate, warmup=min(300, steps // 10), check_every=max(steps // 24, 1), seed=seed,
+        precision=precision,
+    )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        line = progress.add_task("training", total=steps)
+    with ProgressBar(*columns) as bar:
+        line = bar.add_task("training", total=steps)
 
-        def show(step: int, loss: float | None, metrics: Mapping[str, float]) -> None:
-            held = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-            progress.update(line, completed=step)
-            said = "start" if loss is None else f"loss {loss:.4f}"
-            progress.console.print(f"step {step}: {said} {held}", highlight=False)
+        def show(now: Progress) -> None:
+            held = " ".join(f"{name} {value:.2f}" for name, value in now.held_out.items())
+            said = "start" if now.loss is None else f"loss {now.loss:.4f}"
+            bar.update(line, completed=now.step, total=now.steps, description=f"{said} {held}")
+            if now.checked:
+                bar.console.print(f"step {now.step}: {said} {held}", highlight=False)
 
         card = train(task, out, schedule, device, show, budget_s=_seconds(budget) if budget else None)
     print(f"{out / 'model.safetensors'}: {card['parameters']:,} parameters, {card['steps_done']} steps, "

@@ -1,7 +1,7 @@
 """The training loop: deterministic by (seed, step), atomic checkpoints, exact resume, a log that survives a kill.
 
 A task brings the model, the batches and the loss; the loop brings optimiser, schedule, weight averaging, logging and
-the training card. On CUDA it trains in bfloat16 autocast; several GPUs go through ``accelerate``.
+the training card. It trains in float32 or under bfloat16 autocast; several GPUs go through ``accelerate``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Adam with warm-up and cosine decay to zero; ``average`` is the decay of the weight average that is exported."""
+    """Adam with warm-up and cosine decay to zero; ``average`` is the decay of the weight average that is exported.
+
+    precision: of the forward and backward pass, ``float32`` or ``bfloat16`` (autocast; parameters stay in float32).
+    """
 
     steps: int
     learning_rate: float = 1e-3
@@ -56,10 +59,23 @@ class Schedule:
     clip_norm: float = 1.0
     check_every: int = 500
     seed: int = 0
+    precision: str = "float32"
 
     def rate(self, step: int) -> float:
         rise = min(1.0, (step + 1) / max(self.warmup, 1))
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands after a step. ``loss``: mean since the last check; ``held_out``: at the last check."""
+
+    step: int
+    steps: int
+    loss: float | None
+    held_out: Mapping[str, float]
+    checked: bool
+    """This step ended in a check: held-out metrics are new, and a checkpoint was written."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -72,13 +88,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 class _Parallel:
     """One device, or several through accelerate when a launcher has set WORLD_SIZE."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, precision: str) -> None:
         self.accelerator: Any = None
-        self.device = device
+        self.device, self.precision = device, precision
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import Accelerator
 
-            self.accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+            self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bfloat16" else "no")
             self.device = self.accelerator.device
 
     @property
@@ -97,8 +113,8 @@ class _Parallel:
         return model if self.accelerator is None else self.accelerator.prepare(model)
 
     def autocast(self) -> Any:
-        if self.device.type == "cuda":
-            return torch.autocast("cuda", torch.bfloat16)
+        if self.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
@@ -113,7 +129,7 @@ def train(
     out: Path,
     schedule: Schedule,
     device: str = "cpu",
-    progress: Callable[[int, float | None, Mapping[str, float]], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
     stop_after: int | None = None,
     budget_s: float | None = None,
 ) -> dict[str, Any]:
@@ -126,12 +142,12 @@ def train(
     stretch has been measured.
     """
     out.mkdir(parents=True, exist_ok=True)
-    parallel = _Parallel(torch.device(device))
+    checkpoint = out / "checkpoint.pt"
+    parallel = _Parallel(torch.device(device), schedule.precision)
     raw = task.model.to(parallel.device)
     averaged = copy.deepcopy(raw).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(task.parameter_groups(raw), lr=schedule.learning_rate, betas=(0.9, 0.99))
     step, spent, log, changes = 0, 0.0, [], []
-    checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=parallel.device, weights_only=True)
         raw.load_state_dict(saved["model"])
@@ -148,6 +164,7 @@ def train(
                 )
             changes = [*changes, {"at": step, "from": before.steps, "to": schedule.steps}]
         schedule = replace(before, steps=schedule.steps)
+        parallel.precision = schedule.precision
     model = parallel.prepare(raw)
     started = time.monotonic()
     losses: list[float] = []
@@ -167,8 +184,11 @@ def train(
             }  # fmt: skip
             write_atomically(checkpoint, lambda part: torch.save(state, part))
             write_atomically(out / "log.csv", lambda part: _write_log(part, log))
+        tell(mean, metrics, checked=True)
+
+    def tell(loss: float | None, metrics: Mapping[str, float], checked: bool) -> None:
         if progress is not None and parallel.is_main:
-            progress(step, mean, metrics)
+            progress(Progress(step, schedule.steps, loss, metrics, checked))
 
     if step == 0:
         check()
@@ -189,6 +209,9 @@ def train(
         step += 1
         if step % schedule.check_every == 0 or step == schedule.steps:
             check()
+        else:
+            known = {name: value for name, value in log[-1].items() if name not in ("step", "seconds", "loss")}
+            tell(sum(losses) / len(losses), known, checked=False)
         if budget_s is not None and step == 100:
             fits = int(step * budget_s / elapsed())
             if fits < schedule.steps:

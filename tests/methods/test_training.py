@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +74,33 @@ def test_the_card_and_the_log_tell_what_was_done(tmp_path):
     assert float(rows[-1]["psnr_other"]) > 10
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_through_accelerate(tmp_path):
+    """What a launcher does on a machine with two GPUs, here on the CPU."""
+    script = tmp_path / "task.py"
+    script.write_text(
+        f"""
+import importlib.util, os
+from hashlib import sha256
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("task", {str(Path(__file__))!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+task = module.tokenizer_task([module.moving("c", 3)])
+module.train(task, Path({str(tmp_path)!r}), module.Schedule(steps=4, check_every=2))
+flat = module.torch.cat([p.detach().flatten() for p in task.model.parameters()])
+print(os.environ["RANK"], sha256(flat.numpy().tobytes()).hexdigest())
+"""
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+    ended = subprocess.run(launcher, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    digests = dict(line.split() for line in ended.stdout.splitlines() if line[:2] in ("0 ", "1 "))
+    assert digests["0"] == digests["1"], "both processes end with the same parameters"
+    assert json.loads((tmp_path / "card.json").read_text())["steps_done"] == 4
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_another_number_of_steps_moves_the_end_and_is_noted(tmp_path):
