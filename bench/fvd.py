@@ -62,7 +62,7 @@ def fvd_of_folders(originals: Path, reconstructions: Path, i3d: Path | None) -> 
     alone = sorted(sides[0].keys() ^ sides[1].keys())
     if alone:
         raise UserError(
-            f"FVD: {len(alone)} clips stand in one of the folders only, first {alone[0]}; expected the same names in both"
+            f"FVD: {len(alone)} clips stand in one folder only, first {alone[0]}; expected the same names in both"
         )
     names = sorted(sides[0])
     return fvd(*([side[name] for name in names] for side in sides), i3d), len(names)  # type: ignore[misc]

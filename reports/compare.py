@@ -174,9 +174,7 @@ def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
             known.append(source)
     alone = [name for name, known in sources.items() if len(known) < 2]
     if alone or not sources:
-        raise Refused(
-            f"{', '.join(alone) or 'the run'} has no second clip to calibrate on; give a run: --calibration RUN"
-        )
+        raise Refused(f"{', '.join(alone) or 'the run'} has no other clip to calibrate on; give --calibration RUN")
     sides: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:
         sides[sources[row.dataset].index(row.source or row.clip) % 2].append(row)

@@ -86,7 +86,7 @@ def test_the_command_reads_two_folders(tmp_path, i3d, capsys):
             write_lossless(tmp_path / folder / f"{clip}.avi", np.full((1, 16, 16, 3), clip % 200 + shift, np.uint8))
     assert call() == (0, "FVD 0.48, 256 clips\n")
     (tmp_path / "b" / "7.avi").rename(tmp_path / "b" / "seven.avi")
-    assert "2 clips stand in one of the folders only, first 7.avi" in call()[1]
+    assert "2 clips stand in one folder only, first 7.avi" in call()[1]
     (tmp_path / "a" / "7.avi").unlink()
     (tmp_path / "b" / "seven.avi").unlink()
     code, said = call()

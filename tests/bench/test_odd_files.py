@@ -1,4 +1,4 @@
-"""A folder as users have it, run from the command line: what can be read is measured, the rest is a row with a reason."""
+"""A folder as users have it, from the command line: what can be read is measured, the rest is a row with a reason."""
 
 import av
 import numpy as np

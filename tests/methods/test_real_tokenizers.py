@@ -118,7 +118,7 @@ FLAGS = ("use_framewise_encoding", "use_framewise_decoding", "use_tiling", "use_
 @torch.inference_mode()
 @pytest.mark.parametrize("cls", [CosmosDiffusers, Wan21, Hunyuan, CogVideoX, LTX], ids=lambda cls: cls.name)
 def test_the_traps_are_there_and_are_avoided(cls):
-    """Left to itself the model drops frames of an illegal length without a word, samples, and may cut clips in tiles."""
+    """Left to itself a model drops frames of an illegal length without a word, samples, and cuts clips into tiles."""
     tokenizer = random(cls)
     video = clip(11, 32, 32)
     x = video.permute(3, 0, 1, 2)[None] / 127.5 - 1
