@@ -25,7 +25,7 @@ def folder(tmp_path):
     write_lossless(root / "plain.mp4", drift())
     write_lossless(root / "one frame.mp4", drift(1))
     write_lossless(root / "odd.mkv", drift(height=47, width=63))
-    write_lossless(root / "ünïcode 視頻.mp4", drift())
+    write_lossless(root / "ünïcode 視頻.mp4", drift(4))
     for t, pixels in enumerate(drift(3)):
         Image.fromarray(pixels).convert("L").save(root / "frames" / f"{t}.png")
     (root / "loop").symlink_to(root)

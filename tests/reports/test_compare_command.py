@@ -1,4 +1,4 @@
-"""``avtbench compare`` and ``avtbench calibrate``: two methods at one level, from stored rows, or the reason why not."""
+"""``avtbench compare`` and ``avtbench calibrate``: two methods at one level, from stored rows, or why not."""
 
 import pytest
 
@@ -68,13 +68,8 @@ def test_a_calibrated_setting_meets_its_target(avtbench, make):
 
 
 def test_calibration_under_another_profile_is_refused(avtbench, make):
-    quality = [
-        row.model_copy(
-            update={"key": f"v-{row.key}", "quality": row.quality.model_copy(update={"profile": "vidtok/1"})}
-        )
-        for row in make.sweep(["lit", "hold"], speed=False)
-    ]
-    save(avtbench.path, "vidtok", quality)
+    other = [make.quality_row(m, s, c, profile="vidtok/1") for m in ("lit", "hold") for s in (0.4, 0.6) for c in (0, 1)]
+    save(avtbench.path, "vidtok", [row.model_copy(update={"key": f"v-{row.key}"}) for row in other])
     code, said = avtbench("compare", "lit", "hold", "--run", "demo", "--calibration", "vidtok")
     assert code == 2
     assert "calibration and test: rows hold the metric profiles tokenbench/1 and vidtok/1" in said
