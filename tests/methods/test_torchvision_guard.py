@@ -29,13 +29,12 @@ BROKEN = "import torch\ndef load(path): raise OSError(path)\ntorch.ops.load_libr
 
 WHOLE = """
 import torch
-def load(path):  # as the compiled part declares its operators
-    global kept
-    kept = torch.library.Library("torchvision", "FRAGMENT")
+kept = []
+def load(path):  # the guard finds the box operators in the library; torchvision's own check for more of them does not
+    if kept: raise OSError(path)
+    kept.append(torch.library.Library("torchvision", "FRAGMENT"))
     for name in ("nms", "qnms"):
-        kept.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    kept.define("_cuda_version() -> int")
-    kept.impl("_cuda_version", lambda: -1, "CompositeImplicitAutograd")
+        kept[0].define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 torch.ops.load_library = load
 """
 
