@@ -85,6 +85,12 @@ class Lpips:
                 found += module(_scaled(x.to(y.device)), _scaled(y)).flatten().tolist()
         return found
 
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Float ``[F, 3, H, W]`` in [-1, 1] twice -> distances ``[F]``, differentiable: LPIPS as a training loss."""
+        if self._module is None:
+            raise ValueError(self.absent)
+        return self._module.to(x.device)(x, y).flatten()
+
 
 def _scaled(frames: Tensor) -> Tensor:
     """uint8 ``[F, H, W, 3]`` -> float32 ``[F, 3, H, W]`` in [-1, 1]."""

@@ -53,6 +53,9 @@ KINDS = {
     )
 }
 
+KNOBS = {"tokenizer": {"statistics": "None"}}
+"""Knobs that every plugin of a kind has, whatever its constructor takes: :func:`create` sees to them."""
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -282,7 +285,8 @@ def _describe(kind: Kind, header: _Class, line: list[_Class], **where: Any) -> P
         return None
     plugin = Plugin(
         kind.name, name if isinstance(name, str) and name else header.name, header.path, header.name,
-        literals={k: v for k, v in literals.items() if v is not NOT_LITERAL}, knobs=knobs or {}, **where,
+        literals={k: v for k, v in literals.items() if v is not NOT_LITERAL},
+        knobs={**(knobs or {}), **KNOBS.get(kind.name, {})}, **where,
     )  # fmt: skip
     return _judge(plugin, literals, _abstract(kind.name) - done, missing)
 
@@ -502,11 +506,14 @@ def create(
     tokenizer: a tokeniser, its name, or a mapping of its name and knobs; ``embedded`` where the method takes one and
                none is given.
     defaults:  knobs handed over only where the constructor takes them (device, dtype, seed).
+    Every tokeniser has the knob ``statistics=FILE`` besides its own: per-channel latent statistics measured by
+    ``avtbench train statistics``.
     Raises :class:`PluginError` on an unknown knob, with the list of those there are; a contract's own errors pass.
     """
     plugin = get(kind, name)
     cls = load(plugin)
     named = inspect.signature(cls).parameters
+    statistics = knobs.pop("statistics", None) if kind == "tokenizer" and "statistics" not in named else None
     given = {k: v for k, v in (defaults or {}).items() if k in named and k not in knobs}
     if not any(p.kind is p.VAR_KEYWORD for p in named.values()):
         for knob in knobs:
@@ -527,7 +534,12 @@ def create(
         raise PluginError(
             f"{kind} {plugin.name} needs {', '.join(lacking)}: --set {kind}.{plugin.name}.{lacking[0]}=VALUE"
         )
-    return _built(plugin, lambda: cls(**given))
+    made = _built(plugin, lambda: cls(**given))
+    if statistics is not None:
+        from avtbench.methods.calibration import use_statistics
+
+        use_statistics(made, str(statistics))
+    return made
 
 
 def _built(plugin: Plugin, make: Callable[[], Any]) -> Any:

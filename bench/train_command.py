@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from avtbench.methods.tokenizers.contract import FrozenTokenizer
-    from avtbench.methods.training.crops import TrainingClip
-    from avtbench.methods.training.inpainting import Masks
+    from avtbench.methods.training.inpainting import Masks, Perceptual
     from avtbench.methods.training.loop import Task
 
 app = typer.Typer(
@@ -39,13 +37,15 @@ TokenizerName = Annotated[str, typer.Option("--tokenizer", help="Frozen tokenise
 Knobs = Annotated[
     list[str], typer.Option("--set", "-s", help="KNOB=value of the tokeniser, e.g. weights=PATH.", show_default=False)
 ]
+Frames = Annotated[int, typer.Option(min=1, help="Frames of a training crop.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder of encoded crops, shared by several runs; else --out."),
+]
 Precision = Annotated[
     str, typer.Option(help="float32 or bfloat16 (autocast).", show_default="bfloat16 on CUDA, else float32")
 ]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
-
-LONGEST = 120
-"""Frames read of a window; longer recordings give up to three windows."""
 
 
 @app.command(epilog="Example: avtbench train tokenizer --data videos --held-out davis=DAVIS/JPEGImages/480p --out run")
@@ -65,30 +65,103 @@ def tokenizer(
     budget: Budget = "",
 ) -> None:
     """Train the embedded tokeniser: it starts as a fitted linear transform and learns the nonlinear rest."""
+    from avtbench.bench.training import read_apart
     from avtbench.methods.tokenizers.embedded_network import EmbeddedConfig
     from avtbench.methods.training.tokenizer import TokenizerTask
 
-    train, held = _read(data, held_out, size)
+    train, held = read_apart(data, held_out, size)
     task = TokenizerTask(train, held, EmbeddedConfig(), crop=crop, batch=batch, seed=seed, candidates=candidates)
     _train(task, out, steps, learning_rate, seed, device, precision, budget)
 
 
-def _adapter(
-    name: str, data: list[str], out: Path, held_out: list[str], base: FrozenTokenizer, size: int, **options: Any
-) -> Task:
-    from avtbench.methods.elastic.network import ElasticConfig
-    from avtbench.methods.lit.network import LITConfig
-    from avtbench.methods.training.elastic import ElasticTask
-    from avtbench.methods.training.inpainting import InpaintingTask
+@app.command(
+    epilog="Example: avtbench train statistics --tokenizer taef2 -s weights=DIR --data videos --out taef2.json"
+)
+def statistics(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write; give it to the tokeniser: statistics=FILE.")],
+    tokenizer: TokenizerName = "embedded",
+    set_: Knobs = [],  # noqa: B006
+    crops: Annotated[int, typer.Option(min=1, help="Training crops to encode.")] = 256,
+    frames: Frames = 17,
+    size: Size = 128,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Measure mean and deviation of every latent channel, the unit of thresholds, for a tokeniser that states none."""
+    from avtbench.bench.training import read_training
+    from avtbench.methods.training.crops import CropSampler
+    from avtbench.methods.training.statistics import measure_statistics, write_statistics
 
-    train, held = _read(data, held_out, size)
-    options |= {"crop": min(128, size) // base.spatial * base.spatial, "cache": out}
-    if name == "elastictok-style":
-        return ElasticTask(base, train, held, ElasticConfig(channels=base.channels), **options)
-    plain = name == "lit-plain"
-    config = LITConfig(channels=base.channels, residual=not plain)
-    masks: Masks = "error" if name == "infotok-style" else "threshold"
-    return InpaintingTask(base, train, held, config, masks=masks, **options)
+    base = _base(tokenizer, set_, device)
+    sampler = CropSampler(read_training(data, size), frames, _crop(base, size), 1, seed)
+    found = measure_statistics(base, sampler, crops)
+    write_statistics(out, found, base, sampler, crops)
+    print(
+        f"{out}: {base.channels} channels over {crops} crops, deviations {found.std.min():.3g} to {found.std.max():.3g}"
+    )
+    print(f"give it to the tokeniser: --set tokenizer.statistics={out}")
+
+
+def _crop(base: FrozenTokenizer, size: int) -> int:
+    """Side of the training crops: whole latent positions within the resized clips, 128 pixels at most."""
+    return min(128, size) // base.spatial * base.spatial
+
+
+@app.command(epilog="Example: avtbench train lit --tokenizer embedded --data videos --held-out davis=DAVIS --out run")
+def lit(
+    data: Data,
+    out: Out,
+    held_out: HeldOut = [],  # noqa: B006
+    tokenizer: TokenizerName = "embedded",
+    set_: Knobs = [],  # noqa: B006
+    width: Annotated[int, typer.Option(help="Of the transformer.")] = 64,
+    depth: Annotated[int, typer.Option(help="Blocks.")] = 3,
+    attention: Annotated[str, typer.Option(help="factorised, or joint over a tile of all frames.")] = "factorised",
+    input_: Annotated[
+        str, typer.Option("--input", help="held (last and next kept value, corrected) or mask (mask embedding alone).")
+    ] = "held",
+    reference: Annotated[
+        str, typer.Option(help="What masks in training compare with: last_kept, previous or both.")
+    ] = "both",
+    latents: Annotated[str, typer.Option(help="Units inside the network: standardised or raw.")] = "standardised",
+    loss: Annotated[str, typer.Option(help="latent-l2, latent-l1, pixel or lpips (the last two add to the first).")] = (
+        "latent-l2"
+    ),
+    lpips: Annotated[
+        str, typer.Option(help="Backbone (vgg, alex, squeeze) for --loss lpips and for held-out LPIPS.")
+    ] = "",
+    lpips_weights: Annotated[str, typer.Option(help="File or folder of that backbone.")] = "",
+    steps: Steps = 3000,
+    batch: Batch = 8,
+    learning_rate: Rate = 2e-3,
+    crops: Crops = 1200,
+    frames: Frames = 17,
+    size: Size = 128,
+    cache: Cache = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    precision: Precision = "",
+    budget: Budget = "",
+) -> None:
+    """Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser."""
+    from avtbench.bench.errors import UserError
+    from avtbench.methods.lit.network import LITConfig
+    from avtbench.methods.training.inpainting import OBJECTIVES
+
+    if loss not in OBJECTIVES:
+        raise UserError(f"--loss {loss}: expected one of {', '.join(OBJECTIVES)}")
+    references = {"both": ("last_kept", "previous")}.get(reference, (reference,))
+    if not set(references) <= {"last_kept", "previous"}:
+        raise UserError(f"--reference {reference}: expected last_kept, previous or both")
+    shape: dict[str, Any] = {"attention": attention, "input": input_, "latents": latents}
+    base = _base(tokenizer, set_, device)
+    task = _adapter(
+        "lit", data, out, held_out, base, size, cache, frames, batch, crops, seed, references=references,
+        config=LITConfig(base.channels, width, depth, heads=max(width // 16, 1), **shape), objective=loss,
+        perceptual=_perceptual(loss, lpips, lpips_weights),
+    )  # fmt: skip
+    _train(task, out, steps, learning_rate, seed, device, precision, budget)
 
 
 def _command(name: str, summary: str) -> None:
@@ -102,29 +175,72 @@ def _command(name: str, summary: str) -> None:
         batch: Batch = 8,
         learning_rate: Rate = 2e-3,
         crops: Crops = 1200,
-        frames: Annotated[int, typer.Option(help="Frames of a training crop.")] = 17,
+        frames: Frames = 17,
         size: Size = 128,
+        cache: Cache = None,
         seed: Seed = 0,
         device: Device = "cpu",
         precision: Precision = "",
         budget: Budget = "",
     ) -> None:
-        from avtbench.bench import plugins
-
-        base = plugins.create("tokenizer", tokenizer, device=device, **_knobs(set_))
-        task = _adapter(
-            name, data, out, held_out, base, size, frames=frames, batch=batch, count=crops, seed=seed
-        )  # fmt: skip
+        base = _base(tokenizer, set_, device)
+        task = _adapter(name, data, out, held_out, base, size, cache, frames, batch, crops, seed)
         _train(task, out, steps, learning_rate, seed, device, precision, budget)
 
     command.__doc__ = summary
     app.command(name, epilog=f"Example: avtbench train {name} --tokenizer embedded --data videos --out run")(command)
 
 
-_command("lit", "Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser.")
-_command("lit-plain", "The same with a mask embedding alone instead of the held value and a residual output.")
+_command("lit-plain", "LIT as the abstract has it: a mask embedding instead of the held value and the residual output.")
 _command("infotok-style", "Train the inpainting adapter of infotok-style: LIT's network on masks of InfoTok's rule.")
 _command("elastictok-style", "Train the elastic adapter of elastictok-style: nested tail drop.")
+
+
+def _base(name: str, knobs: list[str], device: str) -> FrozenTokenizer:
+    from avtbench.bench import plugins
+
+    return plugins.create("tokenizer", name, device=device, **_knobs(knobs))
+
+
+def _adapter(
+    name: str, data: list[str], out: Path, held_out: list[str], base: FrozenTokenizer, size: int, cache: Path | None,
+    frames: int, batch: int, count: int, seed: int, **options: Any,
+) -> Task:  # fmt: skip
+    from avtbench.bench.training import read_apart
+    from avtbench.methods.calibration import latent_statistics
+    from avtbench.methods.elastic.network import ElasticConfig
+    from avtbench.methods.lit.network import LITConfig
+    from avtbench.methods.training.elastic import ElasticTask
+    from avtbench.methods.training.inpainting import InpaintingTask
+
+    latent_statistics(base)  # says what lacks before an hour of reading and encoding
+    train, held = read_apart(data, held_out, size)
+    shared: dict[str, Any] = {
+        "frames": frames, "crop": _crop(base, size), "batch": batch, "count": count, "seed": seed, "cache": cache or out
+    }  # fmt: skip
+    if name == "elastictok-style":
+        return ElasticTask(base, train, held, ElasticConfig(channels=base.channels), **shared)
+    plain = LITConfig(base.channels, input="mask") if name == "lit-plain" else LITConfig(base.channels)
+    config = options.pop("config", plain)
+    masks: Masks = "error" if name == "infotok-style" else "threshold"
+    return InpaintingTask(base, train, held, config, masks=masks, **shared, **options)
+
+
+def _perceptual(loss: str, net: str, weights: str) -> Perceptual | None:
+    """LPIPS as a callable for the trainer, which cannot import it; None where no backbone was named."""
+    from avtbench.bench.errors import UserError
+    from avtbench.bench.lpips_net import BACKBONES, load
+
+    if not net and loss == "lpips":
+        raise UserError(f"--loss lpips needs a backbone: give --lpips with one of {', '.join(BACKBONES)}")
+    if not net:
+        return None
+    if net not in BACKBONES:
+        raise UserError(f"--lpips {net}: expected one of {', '.join(BACKBONES)}")
+    found = load(net, weights or None)
+    if found.absent:
+        raise UserError(found.absent)
+    return found.distance
 
 
 def _knobs(pairs: list[str]) -> dict[str, Any]:
@@ -139,44 +255,6 @@ def _knobs(pairs: list[str]) -> dict[str, Any]:
             raise UserError(f"--set {pair}: expected KNOB=value, e.g. weights=PATH")
         knobs[key] = yaml.safe_load(value)
     return knobs
-
-
-def _read(
-    data: list[str], held_out: list[str], size: int
-) -> tuple[list[TrainingClip], Mapping[str, list[TrainingClip]]]:
-    from avtbench.bench.errors import UserError
-    from avtbench.bench.training import read_clips, require_apart
-    from avtbench.datasets.contract import View
-
-    train: list[TrainingClip] = []
-    for place in data:
-        clips, refused = read_clips(_dataset(place, windows=3), View(size, square=False, frames=LONGEST))
-        train += clips
-        ended = sum("expected more than" in line for line in refused)
-        print(f"{place}: {len(clips)} clips; {ended} windows begin after the end of their recording")
-        for line in refused:
-            if "expected more than" not in line:
-                print(f"  left out: {line}")
-    held: dict[str, list[TrainingClip]] = {}
-    for pair in held_out:
-        name, sign, place = pair.partition("=")
-        if not sign:
-            raise UserError(f"--held-out {pair}: expected NAME=FOLDER or NAME=MANIFEST.csv:SPLIT")
-        held[name], refused = read_clips(_dataset(place), View(size, frames=17))
-        print(f"held out {name}: {len(held[name])} clips")
-        for line in refused:
-            print(f"  left out: {line}")
-    require_apart(train, [clip for group in held.values() for clip in group])
-    return train, held
-
-
-def _dataset(place: str, windows: int = 1) -> Any:
-    from avtbench.bench import plugins
-
-    manifest, colon, split = place.rpartition(":")
-    if colon and manifest.endswith(".csv"):
-        return plugins.create("dataset", "folder", manifest=manifest, split=split, windows=windows)
-    return plugins.create("dataset", "folder", root=place, windows=windows)
 
 
 def _train(

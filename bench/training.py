@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from avtbench.bench import plugins
+from avtbench.bench.errors import UserError
 from avtbench.datasets.contract import ClipError, VideoDataset, View
 from avtbench.methods.training.crops import TrainingClip
+
+LONGEST = 120
+"""Frames read of a window; longer recordings give up to three windows."""
 
 
 def read_clips(dataset: VideoDataset, view: View, least_frames: int = 9) -> tuple[list[TrainingClip], list[str]]:
@@ -34,3 +39,47 @@ def require_apart(train: Iterable[TrainingClip], held_out: Iterable[TrainingClip
             f"{len(shared)} held-out clips are among the training clips ({', '.join(shared[:3])}); "
             "take them out of --data or out of --held-out"
         )
+
+
+def read_apart(
+    data: Iterable[str], held_out: Iterable[str], size: int
+) -> tuple[list[TrainingClip], dict[str, list[TrainingClip]]]:
+    """Training clips and groups of held-out ones; raises where a recording is in both."""
+    train, held = read_training(data, size), read_held_out(held_out, size)
+    require_apart(train, [clip for group in held.values() for clip in group])
+    return train, held
+
+
+def read_training(places: Iterable[str], size: int) -> list[TrainingClip]:
+    """Clips of folders or ``MANIFEST.csv:SPLIT``, shorter side resized to ``size``; says what was left out and why."""
+    train: list[TrainingClip] = []
+    for place in places:
+        clips, refused = read_clips(_dataset(place, windows=3), View(size, square=False, frames=LONGEST))
+        train += clips
+        ended = sum("expected more than" in line for line in refused)
+        print(f"{place}: {len(clips)} clips; {ended} windows begin after the end of their recording")
+        for line in refused:
+            if "expected more than" not in line:
+                print(f"  left out: {line}")
+    return train
+
+
+def read_held_out(pairs: Iterable[str], size: int) -> dict[str, list[TrainingClip]]:
+    """Groups ``NAME=FOLDER`` or ``NAME=MANIFEST.csv:SPLIT`` of square clips with 17 frames."""
+    held: dict[str, list[TrainingClip]] = {}
+    for pair in pairs:
+        name, sign, place = pair.partition("=")
+        if not sign:
+            raise UserError(f"--held-out {pair}: expected NAME=FOLDER or NAME=MANIFEST.csv:SPLIT")
+        held[name], refused = read_clips(_dataset(place), View(size, frames=17))
+        print(f"held out {name}: {len(held[name])} clips")
+        for line in refused:
+            print(f"  left out: {line}")
+    return held
+
+
+def _dataset(place: str, windows: int = 1) -> VideoDataset:
+    manifest, colon, split = place.rpartition(":")
+    if colon and manifest.endswith(".csv"):
+        return plugins.create("dataset", "folder", manifest=manifest, split=split, windows=windows)
+    return plugins.create("dataset", "folder", root=place, windows=windows)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avtbench.methods.contract import ContractError, Method, Tokens, Weights
+from avtbench.methods.calibration import latent_statistics
+from avtbench.methods.contract import Method, Tokens, Weights
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
 
@@ -27,19 +28,6 @@ class Latents:
         return frames, height, width
 
 
-def latent_statistics(tokenizer: FrozenTokenizer) -> tuple[Tensor, Tensor]:
-    """Per-channel mean and standard deviation ``[C]`` of a tokeniser's latents; 0 and 1 under random weights."""
-    if tokenizer.mean is not None and tokenizer.std is not None:
-        return tokenizer.mean, tokenizer.std
-    zeros = torch.zeros(tokenizer.channels, device=tokenizer.device)
-    if tokenizer.weights == "random":
-        return zeros, zeros + 1
-    raise ContractError(
-        f"tokeniser {tokenizer.name} has no latent statistics, expected a mean and a std per channel, the unit of "
-        "thresholds; use a tokeniser that states them, such as embedded or wan21"
-    )
-
-
 class LatentMethod(Method):
     """A rule on the latents of a frozen tokeniser: :meth:`choose` the mask, :meth:`fill` what was dropped.
 
@@ -47,14 +35,18 @@ class LatentMethod(Method):
     """
 
     def __init__(self, tokenizer: FrozenTokenizer) -> None:
-        mean, std = latent_statistics(tokenizer)
+        self.statistics = latent_statistics(tokenizer)
         self.tokenizer = tokenizer
         self.weights: Weights = tokenizer.weights
-        self.center, self.scale = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+        self.center, self.scale = self.statistics.center, self.statistics.scale
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        return {"tokenizer": self.tokenizer.name, "tokenizer_digest": self.tokenizer.digest}
+        return {
+            "tokenizer": self.tokenizer.name,
+            "tokenizer_digest": self.tokenizer.digest,
+            "statistics_digest": self.statistics.digest,
+        }
 
     @abstractmethod
     def choose(self, latents: Latents, setting: float) -> Tensor:

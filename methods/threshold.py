@@ -44,17 +44,23 @@ def hold(z: Tensor, keep: Tensor, before: Tensor | None = None) -> Tensor:
     """Fill dropped positions with the last kept value at the same place; no network.
 
     z: ``[C, t, h, w]`` (dropped entries are ignored), keep: bool ``[t, h, w]``; before: ``[C, h, w]`` held from an
-    earlier chunk, zeros where nothing was kept yet.
+    earlier chunk, zeros where nothing was kept yet. All three may have a batch axis before these.
     """
-    t = keep.shape[0]
-    index = torch.arange(1, t + 1, device=z.device).view(t, 1, 1)
-    latest = torch.where(keep, index, 0).cummax(0).values
-    first = torch.zeros_like(z[:, :1]) if before is None else before.unsqueeze(1)
-    return torch.cat([first, z], dim=1).gather(1, latest.unsqueeze(0).expand_as(z))
+    latest = _latest_kept(keep)
+    first = torch.zeros_like(z[..., :1, :, :]) if before is None else before.unsqueeze(-3)
+    return torch.cat([first, z], dim=-3).gather(-3, latest.unsqueeze(-4).expand_as(z))
 
 
 def age(keep: Tensor) -> Tensor:
-    """Latent frames since the position was last kept: 0 where kept, long ``[t, h, w]``."""
-    t = keep.shape[0]
-    index = torch.arange(1, t + 1, device=keep.device).view(t, 1, 1)
-    return index - torch.where(keep, index, 0).cummax(0).values
+    """Latent frames since the position was last kept: 0 where kept, long ``[..., t, h, w]``."""
+    return _count(keep) - _latest_kept(keep)
+
+
+def _latest_kept(keep: Tensor) -> Tensor:
+    """1 + index of the latest kept latent frame up to each one; 0 where none was kept yet."""
+    return torch.where(keep, _count(keep), 0).cummax(-3).values
+
+
+def _count(keep: Tensor) -> Tensor:
+    t = keep.shape[-3]
+    return torch.arange(1, t + 1, device=keep.device).view(t, 1, 1)

@@ -12,8 +12,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from avtbench.methods.lit.network import Attention, sinusoids
+from avtbench.methods.lit.network import sinusoids
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,24 @@ def prefix_order(h: int, w: int) -> Tensor:
         # the lowest bits of a coordinate, which tell neighbours apart, decide last
         rank = rank * 4 + (((y >> bit) & 1) ^ ((x >> bit) & 1)) * 2 + ((y >> bit) & 1)
     return rank.flatten().argsort(stable=True)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the last but one axis of ``[groups, N, D]``; pre-norm and residual."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups, n, width = x.shape
+        qkv = self.qkv(self.norm(x)).view(groups, n, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(mixed.transpose(1, 2).reshape(groups, n, width))
 
 
 class _Side(nn.Module):

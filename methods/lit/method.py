@@ -81,6 +81,13 @@ def random_lit(size: str, tokenizer: FrozenTokenizer) -> LatentInpaintingTransfo
 def load_lit(tokenizer: FrozenTokenizer, task: str, path: str | Path | None) -> tuple[LatentInpaintingTransformer, str]:
     """The network that ``avtbench train TASK`` made for a tokeniser, on its device, and the checkpoint's digest."""
     config, tensors, digest = read_trained_for(tokenizer, task, path)
-    network = LatentInpaintingTransformer(LITConfig(**config))
-    network.load_state_dict(tensors)
+    try:
+        network = LatentInpaintingTransformer(LITConfig(**config))
+        network.load_state_dict(tensors)
+    except (TypeError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise ContractError(
+            f"{task}: the checkpoint is of another version of the network ({said}); "
+            f"train one with: avtbench train {task} --tokenizer {tokenizer.name}"
+        ) from None
     return network.to(tokenizer.device).eval().requires_grad_(False), digest

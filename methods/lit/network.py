@@ -1,9 +1,13 @@
 """The Latent Inpainting Transformer: fills dropped latent positions by factorised spatial-temporal attention.
 
-Stated by the paper (arXiv 2606.06158): lightweight, factorised attention, one pass. Chosen here: pre-norm blocks of
-spatial attention within a latent frame, temporal attention at a position, and an MLP; the last kept value as an extra
-input, embedded with its neighbours, and a residual output (``residual=True``), or a learned mask embedding alone
-(``residual=False``).
+Stated by the paper (arXiv 2606.06158): lightweight, factorised attention, one pass. Chosen here: all positions are
+embedded once, with their neighbours, and serve as keys and values; only dropped positions are queries and pass through
+the blocks (spatial attention within a tile of a latent frame, temporal attention at a position, MLP; pre-norm). The
+cost of a block therefore follows the number of dropped positions, and kept ones cannot change.
+
+By default (``input="held"``) the network sees the last kept value, the next kept one and what neighbours that were kept
+did, and corrects the held value; with ``input="mask"`` it sees a mask embedding at dropped positions and nothing else,
+as in the abstract, and predicts the latent itself.
 """
 
 from __future__ import annotations
@@ -16,30 +20,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avtbench.methods.threshold import age, hold
+from avtbench.methods.contract import ContractError
+from avtbench.methods.lit.features import SCALARS, Features, describe
+from avtbench.methods.lit.groups import Group, spatial_groups, temporal_groups
 
-AGES = 8
-"""Ages of a held value that are told apart; older ones share the last class."""
+REACH = 8
+"""Latent frames of distance that temporal attention tells apart; farther ones share the last class."""
 
 
 @dataclass(frozen=True)
 class LITConfig:
     """channels: of the latent; width, depth, heads: of the transformer; ratio: MLP width over ``width``.
 
-    attention: ``factorised`` (spatial, then temporal) or ``joint`` (``window`` x ``window`` positions of all frames).
-    residual:  the network corrects the held value; otherwise it sees a mask embedding and predicts the value itself.
+    attention: ``factorised`` (within a frame's tile, then in time) or ``joint`` (a tile of all frames at once).
+    window:    side of a tile in latent positions.
+    input:     ``held`` (last and next kept value, residual output) or ``mask`` (a mask embedding, plain output).
+    latents:   the units that the network works in, ``standardised`` or the tokeniser's own (``raw``).
     """
 
     channels: int = 16
     width: int = 64
-    depth: int = 4
+    depth: int = 3
     heads: int = 4
     ratio: int = 2
     attention: Literal["factorised", "joint"] = "factorised"
-    window: int = 4
-    residual: bool = True
+    window: int = 8
+    input: Literal["held", "mask"] = "held"
+    latents: Literal["standardised", "raw"] = "standardised"
 
-    def as_dict(self) -> dict[str, int | str | bool]:
+    def __post_init__(self) -> None:
+        for name, least in (("channels", 1), ("width", 4), ("depth", 1), ("heads", 1), ("ratio", 1), ("window", 1)):
+            if getattr(self, name) < least:
+                raise ContractError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        if self.width % self.heads:
+            raise ContractError(f"width is {self.width}, expected a multiple of the {self.heads} heads")
+        for name, allowed in (
+            ("attention", ("factorised", "joint")),
+            ("input", ("held", "mask")),
+            ("latents", ("standardised", "raw")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ContractError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(allowed)}")
+
+    def as_dict(self) -> dict[str, int | str]:
         return asdict(self)
 
 
@@ -51,32 +74,52 @@ def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over the last but one axis of ``[..., N, D]``."""
+@lru_cache(maxsize=16)
+def places(h: int, w: int, window: int, width: int, device: torch.device) -> Tensor:
+    """``[h * w, width]``: where a position lies in its tile, so that larger frames look as the trained ones did."""
+    half = width // 2
+    rows = sinusoids(window, half, device)[torch.arange(h, device=device) % window]
+    columns = sinusoids(window, width - half, device)[torch.arange(w, device=device) % window]
+    grid = torch.cat([rows[:, None].expand(h, w, half), columns[None].expand(h, w, width - half)], dim=-1)
+    return grid.reshape(h * w, width)
 
-    def __init__(self, width: int, heads: int) -> None:
+
+class GroupAttention(nn.Module):
+    """Dropped positions look at every position of their group; pre-norm and residual.
+
+    Across frames, a learned bias per head tells how many latent frames a key lies before or after the query: no
+    absolute time.
+    """
+
+    def __init__(self, width: int, heads: int, across_frames: bool) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
+        self.query = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
+        self.distance = nn.Parameter(torch.zeros(heads, 2 * REACH + 1)) if across_frames else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        groups, n, width = x.shape
-        qkv = self.qkv(self.norm(x)).view(groups, n, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(mixed.transpose(1, 2).reshape(groups, n, width))
+    def forward(self, x: Tensor, key_value: Tensor, group: Group) -> Tensor:
+        """``x``: ``[P, D]`` of dropped positions; ``key_value``: ``[tokens, 2 D]`` of all positions."""
+        width = x.shape[1]
+        size = (self.heads, width // self.heads)
+        # embedding: rows of a table by number, several times faster than indexing on a CPU
+        q = F.embedding(group.slots, self.query(self.norm(x))).unflatten(-1, size).transpose(1, 2)
+        k, v = F.embedding(group.members, key_value).unflatten(-1, (2, *size)).permute(2, 0, 3, 1, 4)
+        bias = None
+        if self.distance is not None and group.lag is not None:
+            bias = self.distance[:, group.lag.clamp(-REACH, REACH) + REACH].transpose(0, 1).to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return x + self.out(F.embedding(group.back, mixed.transpose(1, 2).reshape(-1, width)))
 
 
 class Block(nn.Module):
-    """Spatial attention, temporal attention (or joint attention in windows), MLP; all pre-norm and residual."""
+    """Attention over each grouping in turn, then an MLP, on dropped positions ``[P, D]``."""
 
     def __init__(self, config: LITConfig) -> None:
         super().__init__()
-        self.window = config.window if config.attention == "joint" else 0
-        self.first = Attention(config.width, config.heads)
-        self.second = None if self.window else Attention(config.width, config.heads)
+        across = (False, True) if config.attention == "factorised" else (True,)
+        self.attention = nn.ModuleList(GroupAttention(config.width, config.heads, frames) for frames in across)
         self.mlp = nn.Sequential(
             nn.LayerNorm(config.width),
             nn.Linear(config.width, config.ratio * config.width),
@@ -84,74 +127,83 @@ class Block(nn.Module):
             nn.Linear(config.ratio * config.width, config.width),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, t, h, w, D]`` -> the same."""
-        b, t, h, w, d = x.shape
-        if self.second is not None:
-            x = self.first(x.reshape(b * t, h * w, d)).view(b, t, h * w, d)
-            x = self.second(x.transpose(1, 2).reshape(b * h * w, t, d)).view(b, h * w, t, d)
-            x = x.transpose(1, 2).reshape(b, t, h, w, d)
-        else:
-            s = self.window
-            padded = F.pad(x, (0, 0, 0, -w % s, 0, -h % s))
-            rows, columns = padded.shape[2] // s, padded.shape[3] // s
-            y = padded.view(b, t, rows, s, columns, s, d).permute(0, 2, 4, 1, 3, 5, 6)
-            y = self.first(y.reshape(b * rows * columns, t * s * s, d)).view(b, rows, columns, t, s, s, d)
-            x = y.permute(0, 3, 1, 4, 2, 5, 6).reshape(b, t, rows * s, columns * s, d)[:, :, :h, :w]
+    def forward(self, x: Tensor, key_values: list[Tensor], groups: list[Group]) -> Tensor:
+        for attention, key_value, group in zip(self.attention, key_values, groups, strict=True):
+            x = attention(x, key_value, group)
         return x + self.mlp(x)
 
 
 class LatentInpaintingTransformer(nn.Module):
     """``z: float [B, C, t, h, w]`` (dropped entries ignored), ``keep: bool [B, t, h, w]`` -> complete ``z``.
 
-    Kept positions pass through bit for bit.
+    Kept positions pass through bit for bit. Untrained, it holds the last kept value (``input="held"``).
     """
+
+    center: Tensor
+    scale: Tensor
 
     def __init__(self, config: LITConfig) -> None:
         super().__init__()
         self.config = config
-        if config.residual:
-            # held value, its change since the frame before, kept or not; neighbours at once, attention for the rest
-            self.embed: nn.Module = nn.Conv2d(2 * config.channels + 1, config.width, 3, padding=1)
-        else:
-            self.embed = nn.Linear(config.channels, config.width)
-        self.kept = nn.Parameter(torch.zeros(config.width))
-        self.mask = nn.Parameter(torch.randn(config.width) * 0.02)
-        self.ages = nn.Embedding(AGES, config.width)
+        c, d = config.channels, config.width
+        self.groupings = 2 if config.attention == "factorised" else 1
+        inputs = 3 * c + SCALARS if config.input == "held" else c + 1
+        self.mask = nn.Parameter(torch.randn(c) * 0.02) if config.input == "mask" else None
+        self.near = nn.Conv2d(inputs, d, 3, padding=1)
+        self.wide = nn.Conv2d(d, d, 3, padding=1)
+        self.memory = nn.LayerNorm(d)
+        self.key_value = nn.Linear(d, config.depth * self.groupings * 2 * d)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
-        self.out = nn.Linear(config.width, config.channels)
-        nn.init.normal_(self.ages.weight, std=0.02)
+        self.norm = nn.LayerNorm(d)
+        self.out = nn.Linear(d, 2 * c if config.input == "held" else c)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.register_buffer("center", torch.zeros(c))
+        self.register_buffer("scale", torch.ones(c))
 
-    def forward(self, z: Tensor, keep: Tensor, held: Tensor | None = None) -> Tensor:
-        """``held``: ``[B, C, t, h, w]``, the last kept value at every position; worked out from ``z`` if not given."""
-        if held is None:
-            held = torch.stack([hold(a, k) for a, k in zip(z, keep, strict=True)])
-        seen = keep.unsqueeze(-1)
-        if self.config.residual:
-            change = torch.cat([torch.zeros_like(held[:, :, :1]), held[:, :, 1:] - held[:, :, :-1]], dim=2)
-            known = torch.cat([held, change, keep.unsqueeze(1).to(held.dtype)], dim=1)
-            local = self.embed(known.transpose(1, 2).flatten(0, 1)).unflatten(0, known.shape[:1] + known.shape[2:3])
-            x = local.permute(0, 1, 3, 4, 2) + torch.where(seen, self.kept, self.mask)
-            ages = torch.stack([age(k) for k in keep]).clamp_max(AGES - 1)
-            x = x + self.ages(ages)
-        else:
-            x = torch.where(seen, self.embed(held.permute(0, 2, 3, 4, 1)) + self.kept, self.mask)
-        _, t, h, w, d = x.shape
-        half = d // 2
-        place = torch.cat(
-            [
-                sinusoids(h, half, x.device)[:, None].expand(h, w, half),
-                sinusoids(w, d - half, x.device)[None].expand(h, w, d - half),
-            ],
-            dim=-1,
-        )
-        x = x + place + sinusoids(t, d, x.device)[:, None, None]
-        for block in self.blocks:
-            x = block(x)
-        y = self.out(self.norm(x)).permute(0, 4, 1, 2, 3)
-        if self.config.residual:
-            y = y + held
-        return torch.where(keep.unsqueeze(1), z, y)
+    def forward(self, z: Tensor, keep: Tensor) -> Tensor:
+        """``z`` in standard deviations, whatever units the network works in."""
+        b, c, t, h, w = z.shape
+        dropped = (~keep).flatten().nonzero().squeeze(1)
+        if len(dropped) == 0:
+            return z
+        raw = self.config.latents == "raw"
+        inside = z * self.scale.view(-1, 1, 1, 1) + self.center.view(-1, 1, 1, 1) if raw else z
+        seen = describe(inside, keep, self.mask)
+        x = self._embed(seen.inputs, b, t)
+        groups = self._groups(dropped, (b, t, h, w))
+        key_values = self.key_value(self.memory(x)).chunk(self.config.depth * self.groupings, dim=-1)
+        y = F.embedding(dropped, x)
+        for i, block in enumerate(self.blocks):
+            y = block(y, list(key_values[i * self.groupings : (i + 1) * self.groupings]), groups)
+        value = self._value(self.out(self.norm(y)).to(inside.dtype), seen, dropped)
+        if raw:
+            value = (value - self.center) / self.scale
+        complete = z.movedim(1, -1).reshape(-1, c).index_copy(0, dropped, value)
+        return complete.view(b, t, h, w, c).movedim(-1, 1)
+
+    def _embed(self, inputs: Tensor, b: int, t: int) -> Tensor:
+        """``[B, F, t, h, w]`` -> tokens ``[B * t * h * w, D]``: a position with its neighbours, and its place."""
+        h, w = inputs.shape[3:]
+        x = self.near(inputs.transpose(1, 2).flatten(0, 1))
+        x = (x + self.wide(F.gelu(x))).flatten(2).transpose(1, 2).to(inputs.dtype)
+        place = places(h, w, self.config.window, self.config.width, inputs.device)
+        return (x + place.to(x.dtype)).reshape(b * t * h * w, -1)
+
+    def _groups(self, dropped: Tensor, shape: tuple[int, int, int, int]) -> list[Group]:
+        if self.config.attention == "joint":
+            return [spatial_groups(dropped, shape, self.config.window, joint=True)]
+        return [spatial_groups(dropped, shape, self.config.window), temporal_groups(dropped, shape)]
+
+    def _value(self, out: Tensor, seen: Features, dropped: Tensor) -> Tensor:
+        """Latents of dropped positions ``[P, C]``: predicted, or held, moved towards the next one and corrected."""
+        if seen.held is None or seen.ahead is None:
+            return out
+        correction, gate = out.chunk(2, dim=-1)
+        held, ahead = (_rows(part, dropped) for part in (seen.held, seen.ahead))
+        return held + correction + gate * ahead
+
+
+def _rows(x: Tensor, tokens: Tensor) -> Tensor:
+    """``[B, C, t, h, w]`` at the given tokens, ``[P, C]``."""
+    return F.embedding(tokens, x.movedim(1, -1).reshape(-1, x.shape[1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from avtbench.methods.calibration import latent_statistics
 from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, prefix_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
+from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
 from avtbench.methods.training.inpainting import FRACTIONS, LatentBank
 from avtbench.methods.training.tokenizer import mean_psnr
@@ -61,9 +62,8 @@ class ElasticTask:
     @torch.inference_mode()
     def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Mean PSNR in dB where every latent frame keeps the same fraction (by group and fraction)."""
-        assert self.tokenizer.mean is not None
-        assert self.tokenizer.std is not None
-        center, scale = self.tokenizer.mean.view(-1, 1, 1, 1), self.tokenizer.std.view(-1, 1, 1, 1)
+        statistics = latent_statistics(self.tokenizer)
+        center, scale = statistics.center, statistics.scale
         metrics = {}
         for group, clips in self.held_out_clips.items():
             for fraction in FRACTIONS:
@@ -86,8 +86,7 @@ class ElasticTask:
 
     def export(self, model: nn.Module, path: Path) -> None:
         tensors = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-        header = {"config": json.dumps(self.config.as_dict()), "tokenizer_digest": self.tokenizer.digest}
-        save_file(tensors, path, header)
+        save_file(tensors, path, header_for(self.tokenizer, self.config.as_dict()))
 
     def describe(self) -> dict[str, Any]:
         return {

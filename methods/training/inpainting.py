@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,13 +15,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from avtbench.methods.baselines import per_position
+from avtbench.methods.calibration import latent_statistics
+from avtbench.methods.contract import ContractError
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
-from avtbench.methods.threshold import hold, threshold_mask
+from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
+from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
 from avtbench.methods.training.loop import write_atomically
 
 Masks = Literal["threshold", "error"]
+Objective = Literal["latent-l2", "latent-l1", "pixel", "lpips"]
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+
+_L2 = "squared error at dropped positions over that of holding, channels weighted by their pixel effect"
+OBJECTIVES: Mapping[str, str] = {
+    "latent-l2": _L2,
+    "latent-l1": _L2.replace("squared", "absolute"),
+    "pixel": f"{_L2}; for a quarter of the clips also the squared error after the frozen decoder over the same",
+    "lpips": f"{_L2}; for a quarter of the clips also LPIPS after the frozen decoder, every fourth frame",
+}
+PERCEPTUAL_WEIGHT = 5.0
+"""Of LPIPS beside the latent error, so that both are of the order of one."""
+
 FRACTIONS = (0.25, 0.5, 0.75)
 """Kept fractions at which held-out quality is reported."""
 
@@ -32,25 +48,26 @@ class LatentBank:
 
     z:      float16 ``[N, C, t, h, w]``, standardised. error: float16 ``[N, t, h, w]``, mean absolute pixel error of the
     full-rate decode at each position (what InfoTok's rule ranks by).
-    weight: float ``[C]``, mean squared pixel change per unit of each channel, scaled to mean 1.
+    weight: float ``[C]``, mean squared pixel change per squared standard deviation of each channel, scaled to mean 1;
+    effect: mean squared change of pixels in [-1, 1] when every channel moves by one standard deviation.
     """
 
     z: Tensor
     error: Tensor
     weight: Tensor
+    effect: Tensor
 
     @classmethod
     @torch.no_grad()
     def build(cls, tokenizer: FrozenTokenizer, sampler: CropSampler, count: int, cache: Path | None) -> LatentBank:
         """Encode ``count`` crops, or read them from ``cache`` when it holds just these."""
-        assert tokenizer.mean is not None
-        assert tokenizer.std is not None
-        asked = (tokenizer.digest, sampler.seed, sampler.frames, sampler.size, sampler.pan, count)
+        statistics = latent_statistics(tokenizer)
+        asked = (tokenizer.digest, statistics.digest, sampler.seed, sampler.frames, sampler.size, sampler.pan, count)
         identity = sha256(json.dumps([asked, [c.digest for c in sampler.clips]]).encode()).hexdigest()[:16]
         file = cache / f"latents-{tokenizer.name}-{identity}.safetensors" if cache else None
         if file is not None and file.is_file():
             return cls(**load_file(file))
-        center, scale = tokenizer.mean.view(-1, 1, 1, 1), tokenizer.std.view(-1, 1, 1, 1)
+        center, scale = statistics.center, statistics.scale
         latents, errors, changes = [], [], torch.zeros(tokenizer.channels)
         for index in range(count):
             video = sampler.sample(index)[0]
@@ -60,15 +77,16 @@ class LatentBank:
             absolute = (decoded - video.to(decoded.device).float() / 255).abs().mean(-1)
             errors.append(per_position(absolute, tokenizer).half().cpu())
             latents.append(((z - center) / scale).half().cpu())
-            if index < 2 * tokenizer.channels:
-                channel = index % tokenizer.channels
+            for probe in range(index, 2 * tokenizer.channels, count):  # two for every channel, spread over the crops
+                channel = probe % tokenizer.channels
                 moved = z.clone()
-                moved[channel] += 0.5 * tokenizer.std[channel]
-                changes[channel] += (tokenizer.decode(moved, extent) - decoded).square().mean().cpu()
-        bank = cls(torch.stack(latents), torch.stack(errors), changes / changes.mean())
+                moved[channel] += 0.5 * statistics.std[channel]
+                changes[channel] += 8 * (tokenizer.decode(moved, extent) - decoded).square().mean().cpu()
+        mean = changes.mean().clamp_min(1e-12)
+        bank = cls(torch.stack(latents), torch.stack(errors), changes / mean, mean * tokenizer.channels)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            tensors = {"z": bank.z, "error": bank.error, "weight": bank.weight}
+            tensors = {"z": bank.z, "error": bank.error, "weight": bank.weight, "effect": bank.effect}
             write_atomically(file, lambda part: save_file(tensors, part))
         return bank
 
@@ -84,26 +102,47 @@ def mask_at(z: Tensor, fraction: float, reference: str = "last_kept") -> Tensor:
 
 
 class InpaintingTask:
-    """Fill dropped latents. The loss of a clip is its error at dropped positions over that of holding the last value,
-    each channel weighted by what it moves in pixels.
+    """Fill dropped latents.
 
-    masks: ``threshold`` draws LIT's masks (both references, kept fractions 5 to 95 %) and, one time in five, random
-    ones; ``error`` draws InfoTok's (positions of least full-rate error are dropped, the first frame's too).
+    masks: ``threshold`` draws LIT's masks (``references``: against the last kept or the previous latent; kept fractions
+    5 to 95 %) and, one time in five, random ones; ``error`` draws InfoTok's (positions of least full-rate error are
+    dropped, the first frame's too).
+    objective: ``latent-l2`` is a clip's squared error at dropped positions over that of holding the last value, each
+    channel weighted by what it moves in pixels; ``latent-l1`` the same with absolute errors. ``pixel`` and ``lpips``
+    add, for a quarter of the clips, the squared error or the LPIPS distance between what the frozen decoder makes of
+    the filled and of the full latents.
+    perceptual: images ``[N, 3, H, W]`` in [-1, 1] twice -> differentiable distances ``[N]``; needed for ``lpips``,
+    and reported for held-out clips where given.
     """
 
     def __init__(
         self, tokenizer: FrozenTokenizer, train: Sequence[TrainingClip],
         held_out: Mapping[str, Sequence[TrainingClip]], config: LITConfig, masks: Masks = "threshold",
         frames: int = 17, crop: int = 128, batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
-        references: Sequence[str] = ("last_kept", "previous"),
+        references: Sequence[Reference] = ("last_kept", "previous"), objective: Objective = "latent-l2",
+        perceptual: Perceptual | None = None,
     ) -> None:  # fmt: skip
+        if objective not in get_args(Objective):
+            raise ContractError(f"loss is {objective!r}, expected one of {', '.join(get_args(Objective))}")
+        if objective == "lpips" and perceptual is None:
+            raise ContractError("loss is 'lpips', which needs a backbone, and none was given; take another loss")
+        if tokenizer.grid(frames, crop, crop)[0] < 2:
+            raise ContractError(
+                f"crops of {frames} frames are one latent frame of {tokenizer.name}, expected two or more"
+            )
         self.tokenizer, self.config, self.masks, self.batch, self.seed = tokenizer, config, masks, batch, seed
         self.train_clips, self.held_out_clips, self.references = train, held_out, references
+        self.objective, self.perceptual = objective, perceptual
         self.sampler = CropSampler(train, frames, crop, 1, seed)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
+        self.statistics = latent_statistics(tokenizer)
         torch.manual_seed(seed)
-        self.model: nn.Module = LatentInpaintingTransformer(config)
-        self._examples: dict[str, list[tuple[Tensor, Tensor, Tensor, float, float]]] | None = None
+        network = LatentInpaintingTransformer(config)
+        if config.latents == "raw":
+            network.center.copy_(self.statistics.mean)
+            network.scale.copy_(self.statistics.std)
+        self.model: nn.Module = network
+        self._examples: dict[str, list[_Example]] | None = None
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         return [{"params": list(model.parameters()), "scale": 1.0}]
@@ -113,82 +152,126 @@ class InpaintingTask:
         rng = np.random.default_rng((self.seed, 1, step))
         index = rng.integers(len(self.bank.z), size=self.batch)
         z = self.bank.z[index].float()
-        return z, torch.stack([self._mask(z[i], self.bank.error[n], rng) for i, n in enumerate(index)])
-
-    def _mask(self, z: Tensor, error: Tensor, rng: np.random.Generator) -> Tensor:
-        fraction = rng.uniform(0.05, 0.95)
+        fraction = torch.from_numpy(rng.uniform(0.05, 0.95, self.batch)).float()
         if self.masks == "error":
-            return error > error.float().flatten().quantile(1 - fraction)
-        if rng.random() < 0.2:
-            keep = torch.from_numpy(rng.random(z.shape[1:]) < fraction)
-            keep[0] = True
-            return keep
-        scores = (z[:, 1:] - z[:, :-1]).abs().mean(0)
-        tau = float(scores.flatten().quantile(1 - fraction))
-        reference = self.references[int(rng.integers(len(self.references)))]
-        return threshold_mask(z, tau, reference)[0]  # type: ignore[arg-type]
+            error = self.bank.error[index].float()
+            keep = error > _row_quantile(error, 1 - fraction).view(-1, 1, 1, 1)
+        else:
+            keep = self._threshold_masks(z, fraction, rng)
+        if bool(keep.all()):
+            keep[:, -1, 0, 0] = False  # a step without a dropped position has nothing to learn from
+        return z, keep
+
+    def _threshold_masks(self, z: Tensor, fraction: Tensor, rng: np.random.Generator) -> Tensor:
+        b, c, t, h, w = z.shape
+        tau = _row_quantile((z[:, :, 1:] - z[:, :, :-1]).abs().mean(1), 1 - fraction)
+        # clips side by side in height: one pass of the rule, each row with its clip's threshold
+        beside = z.permute(1, 2, 0, 3, 4).reshape(c, t, b * h, w)
+        rows = tau.repeat_interleave(h).unsqueeze(1)
+        kinds = [threshold_mask(beside, rows, r)[0].view(t, b, h, w).transpose(0, 1) for r in self.references]  # type: ignore[arg-type]
+        drawn = torch.from_numpy(rng.random((b, t, h, w))) < fraction.view(-1, 1, 1, 1)
+        drawn[:, 0] = True
+        choice = torch.from_numpy(rng.integers(len(kinds), size=b))
+        choice[torch.from_numpy(rng.random(b) < 0.2)] = len(kinds)
+        keep = torch.stack([*kinds, drawn])[choice, torch.arange(b)]
+        # a stream's later chunks begin with whole frames that are known already
+        known = rng.integers(1, t, size=b) * (rng.random(b) < 0.15)
+        return keep | (torch.arange(t) < torch.from_numpy(known)[:, None]).view(b, t, 1, 1)
 
     def loss(self, model: nn.Module, step: int, device: torch.device) -> Tensor:
         z, keep = (x.to(device) for x in self.draw(step))
-        held = torch.stack([hold(a, k) for a, k in zip(z, keep, strict=True)])
+        held, filled = hold(z, keep), model(z, keep).float()
         weight = self.bank.weight.to(device).view(1, -1, 1, 1, 1)
-        error = ((model(z, keep, held) - z).square() * weight).mean(dim=(1, 2, 3, 4))
-        base = ((held - z).square() * weight).mean(dim=(1, 2, 3, 4))
-        return (error / (base + 1e-3)).mean()
+
+        def distance(a: Tensor) -> Tensor:
+            apart = (a - z).abs() * weight.sqrt() if self.objective == "latent-l1" else (a - z).square() * weight
+            return apart.mean(dim=(1, 2, 3, 4))
+
+        base = distance(held) + 1e-3
+        loss = (distance(filled) / base).mean()
+        if self.objective in ("pixel", "lpips"):
+            few = max(self.batch // 4, 1)
+            loss = loss + self._decoded_distance(filled[:few], z[:few], base[:few])
+        return loss
+
+    def _decoded_distance(self, filled: Tensor, z: Tensor, base: Tensor) -> Tensor:
+        losses = []
+        for ours, full, norm in zip(filled, z, base, strict=True):
+            with torch.no_grad():
+                target = self._decode(full)
+            decoded = self._decode(ours)
+            if self.objective == "pixel":
+                losses.append((decoded - target).square().mean() / (self.bank.effect * norm))
+            else:
+                assert self.perceptual is not None
+                losses.append(PERCEPTUAL_WEIGHT * self.perceptual(decoded[::4], target[::4]).mean())
+        return torch.stack(losses).mean()
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """Standardised ``[C, t, h, w]`` -> frames ``[T, 3, H, W]`` in [-1, 1]; differentiable."""
+        latent = z.to(self.tokenizer.device) * self.statistics.scale + self.statistics.center
+        frames = self.tokenizer.decode_latent(latent.to(self.tokenizer.dtype)).transpose(0, 1).float()
+        return frames.clamp(-1, 1).to(z.device)
 
     @torch.inference_mode()
     def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Mean PSNR gain in dB over holding the last value, at equal masks (by group and kept fraction)."""
+        """By group and kept fraction, at equal masks: mean PSNR gain in dB over holding the last value (``gain``) and,
+        where a backbone was given, mean LPIPS below that of holding (``lpips_gain``, on every fourth frame).
+        """
         if self._examples is None:
             self._examples = {group: self._prepare(clips) for group, clips in self.held_out_clips.items()}
-        center, scale = self._statistics()
         metrics = {}
         for group, examples in self._examples.items():
-            gains: dict[float, list[float]] = {}
-            for video, z, keep, fraction, base in examples:
-                filled = model(z[None].to(device), keep[None].to(device))[0].to(center.device)
-                gains.setdefault(fraction, []).append(self._psnr(filled * scale + center, video) - base)
-            for fraction, values in gains.items():
-                metrics[f"gain_{group}_{round(100 * fraction)}"] = float(np.mean(values))
+            psnr: dict[float, list[float]] = {}
+            lpips: dict[float, list[float]] = {}
+            for at in examples:
+                filled = model(at.z[None].to(device), at.keep[None].to(device))[0].float()
+                frames = self._cropped(filled.to(self.tokenizer.device), at.original)
+                psnr.setdefault(at.fraction, []).append(_psnr(frames, at.original) - at.psnr)
+                if self.perceptual is not None:
+                    lpips.setdefault(at.fraction, []).append(at.lpips - self._lpips(frames, at.original))
+            for name, gains in (("gain", psnr), ("lpips_gain", lpips)):
+                for fraction, values in gains.items():
+                    metrics[f"{name}_{group}_{round(100 * fraction)}"] = float(np.mean(values))
         return metrics
 
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        assert self.tokenizer.mean is not None
-        assert self.tokenizer.std is not None
-        return self.tokenizer.mean.view(-1, 1, 1, 1), self.tokenizer.std.view(-1, 1, 1, 1)
-
-    def _prepare(self, clips: Sequence[TrainingClip]) -> list[tuple[Tensor, Tensor, Tensor, float, float]]:
-        center, scale = self._statistics()
+    def _prepare(self, clips: Sequence[TrainingClip]) -> list[_Example]:
         examples = []
         for clip in clips:
             video = torch.from_numpy(np.ascontiguousarray(clip.video))
-            z = (self.tokenizer.encode(video).float() - center) / scale
-            extent = (video.shape[0], video.shape[1], video.shape[2])
-            decoded = self.tokenizer.decode(z * scale + center, extent)
-            error = per_position((decoded - video.to(decoded.device).float() / 255).abs().mean(-1), self.tokenizer)
+            z = (self.tokenizer.encode(video).float() - self.statistics.center) / self.statistics.scale
+            original = video.to(z.device).permute(0, 3, 1, 2)
+            full = self._cropped(z, original).add(1).div(2) - original.float() / 255
+            error = per_position(full.abs().mean(1), self.tokenizer)
             for fraction in FRACTIONS:
                 keep = mask_at(z, fraction) if self.masks == "threshold" else error > error.quantile(1 - fraction)
-                base = self._psnr(hold(z, keep) * scale + center, video)
-                examples.append((video, z, keep, fraction, base))
+                frames = self._cropped(hold(z, keep), original)
+                lpips = self._lpips(frames, original) if self.perceptual is not None else 0.0
+                examples.append(_Example(z, keep, original, fraction, _psnr(frames, original), lpips))
         return examples
 
-    def _psnr(self, z: Tensor, video: Tensor) -> float:
-        extent = (video.shape[0], video.shape[1], video.shape[2])
-        decoded = self.tokenizer.decode(z, extent).mul(255).add(0.5).floor().clamp(0, 255)
-        error = (decoded - video.to(decoded.device).float()).square().mean().clamp_min(1e-4)
-        return float(10 * torch.log10(255**2 / error))
+    def _cropped(self, z: Tensor, original: Tensor) -> Tensor:
+        frames, _, height, width = original.shape
+        return self._decode(z)[:frames, :, :height, :width]
+
+    def _lpips(self, frames: Tensor, original: Tensor) -> float:
+        assert self.perceptual is not None
+        rounded = _as_uint8(frames).div(127.5).sub(1)
+        return float(self.perceptual(rounded[::4], original[::4].float().div(127.5).sub(1)).mean())
 
     def export(self, model: nn.Module, path: Path) -> None:
         tensors = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-        header = {"config": json.dumps(self.config.as_dict()), "tokenizer_digest": self.tokenizer.digest}
-        save_file(tensors, path, header)
+        save_file(tensors, path, header_for(self.tokenizer, self.config.as_dict()))
 
     def describe(self) -> dict[str, Any]:
+        plain = "mask" if self.config.input == "mask" else "held"
+        name = "infotok-style" if self.masks == "error" else "lit-plain" if plain == "mask" else "lit"
         return {
-            "task": "lit" if self.masks == "threshold" else "infotok-style", "config": self.config.as_dict(),
-            "tokenizer": self.tokenizer.name, "tokenizer_digest": self.tokenizer.digest, "seed": self.seed,
+            "task": name, "config": self.config.as_dict(),
+            "tokenizer": self.tokenizer.name, "tokenizer_digest": self.tokenizer.digest,
+            "statistics_digest": self.statistics.digest, "seed": self.seed,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "loss": "squared error at dropped positions over that of holding, channels weighted by their pixel effect",
+            "loss": self.objective, "loss_in_words": OBJECTIVES[self.objective],
             "masks": self.masks, "references": list(self.references), "kept_fraction": [0.05, 0.95],
             "crops": len(self.bank.z), "crop": [self.sampler.frames, self.sampler.size, self.sampler.size],
             "batch": self.batch, "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
@@ -197,3 +280,31 @@ class InpaintingTask:
                 for group, clips in self.held_out_clips.items()
             },
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A held-out clip at one kept fraction. original: uint8 ``[T, 3, H, W]``; psnr, lpips: of holding."""
+
+    z: Tensor
+    keep: Tensor
+    original: Tensor
+    fraction: float
+    psnr: float
+    lpips: float
+
+
+def _row_quantile(x: Tensor, q: Tensor) -> Tensor:
+    """The ``q[i]`` quantile of ``x[i]`` (lower neighbour), ``[B]``."""
+    ordered = x.flatten(1).sort(1).values
+    return ordered.gather(1, (q * (ordered.shape[1] - 1)).long().unsqueeze(1)).squeeze(1)
+
+
+def _as_uint8(frames: Tensor) -> Tensor:
+    """Float in [-1, 1] -> float holding the whole numbers 0 to 255, rounded half up."""
+    return frames.add(1).mul(127.5).add(0.5).floor().clamp(0, 255)
+
+
+def _psnr(frames: Tensor, original: Tensor) -> float:
+    error = (_as_uint8(frames) - original.float()).square().mean().clamp_min(1e-4)
+    return float(10 * torch.log10(255**2 / error))

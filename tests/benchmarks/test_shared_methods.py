@@ -7,6 +7,7 @@ from avtbench.bench import plugins
 from avtbench.datasets.contract import View
 from avtbench.datasets.synthetic import Synthetic
 from avtbench.methods.threshold import threshold_mask
+from avtbench.methods.training.inpainting import mask_at
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,26 @@ class TestParts:
     def test_threshold_select(self, benchmark, video, reference):
         benchmark(threshold_mask, build("hold").encode(video).z, 0.2, reference)
 
-    def test_lit_forward(self, benchmark, video):
+    @pytest.mark.parametrize("setting", [0.2, 0.8])
+    def test_lit_select_and_pack(self, benchmark, video, setting):
         lit = build("lit")
-        tokens = lit.select(lit.encode(video), 0.2)
-        benchmark(lit.fill, lit.unpack(tokens), tokens.keep)
+        benchmark(lit.select, lit.encode(video), setting)
+
+    @pytest.mark.parametrize("kept", [0.25, 0.5, 0.75])
+    def test_lit_fill(self, benchmark, kept):
+        """On latents that drift everywhere, so that the threshold brings exactly this kept fraction."""
+        z = torch.randn(16, 5, 16, 16, generator=torch.Generator().manual_seed(0)).cumsum(1)
+        keep = mask_at(z, kept)
+        benchmark.extra_info["kept"] = float(keep.float().mean())
+        benchmark(build("lit").fill, torch.where(keep, z, 0.0), keep)
+
+    def test_lit_encode_side(self, benchmark, video):
+        lit = build("lit")
+        benchmark(lambda: lit.select(lit.encode(video), 0.2))
+
+    def test_lit_decode_side(self, benchmark, video):
+        lit = build("lit")
+        benchmark(lit.decode, lit.select(lit.encode(video), 0.2))
 
     def test_elastictok_style_search(self, benchmark, video):
         method = build("elastictok-style")

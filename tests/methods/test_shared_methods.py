@@ -125,7 +125,10 @@ def test_a_filler_sees_no_dropped_value(video):
     assert torch.allclose(hold(z, tokens.keep)[:, tokens.keep], z[:, tokens.keep])
 
 
-@pytest.mark.parametrize("card", sorted(WEIGHTS.glob("*.json")), ids=lambda p: p.stem)
+CARDS = sorted(p for p in WEIGHTS.glob("*.json") if not p.name.startswith("statistics-"))
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda p: p.stem)
 def test_shipped_checkpoints_tell_how_they_were_trained(card):
     content = json.loads(card.read_text())
     assert card.with_suffix(".safetensors").is_file()

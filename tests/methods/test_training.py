@@ -197,18 +197,23 @@ def test_a_mask_is_found_for_a_kept_fraction():
 
 
 @pytest.mark.parametrize("attention", ["factorised", "joint"])
-@pytest.mark.parametrize("residual", [True, False])
-def test_kept_positions_pass_through_bit_for_bit(attention, residual):
-    network = LatentInpaintingTransformer(LITConfig(4, 16, 2, 2, attention=attention, window=3, residual=residual))
+@pytest.mark.parametrize("given", ["held", "mask"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_kept_positions_pass_through_bit_for_bit(attention, given, precision):
+    network = LatentInpaintingTransformer(LITConfig(4, 16, 2, 2, attention=attention, window=3, input=given))
     torch.nn.init.normal_(network.out.weight)
     z, keep = torch.randn(2, 4, 3, 5, 7), torch.rand(2, 3, 5, 7) > 0.5
     keep[:, 0] = True
-    filled = network(torch.where(keep.unsqueeze(1), z, 0.0), keep)
+    autocast = torch.autocast("cpu", precision, enabled=precision != torch.float32)
+    with autocast:
+        filled = network(torch.where(keep.unsqueeze(1), z, 0.0), keep)
+    assert filled.dtype == torch.float32
     kept = keep.unsqueeze(1).expand_as(z)
     assert torch.equal(filled[kept], z[kept])
     assert not torch.equal(filled[~kept], z[~kept])
     hidden = torch.where(keep.unsqueeze(1), z, 99.0)
-    assert torch.equal(network(hidden, keep), filled), "dropped values must not be looked at"
+    with autocast:
+        assert torch.equal(network(hidden, keep), filled), "dropped values must not be looked at"
 
 
 def test_the_elastic_adapter_loses_nothing_when_nothing_is_dropped(tokenizer):

@@ -1,0 +1,56 @@
+"""What the Latent Inpainting Transformer is told about every position, kept or dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avtbench.methods.threshold import age, hold
+
+SCALARS = 6
+"""Numbers per position besides latent values: kept, nearness of the last and next kept value, how far between the two,
+the frame's kept fraction, and the smallest change that was kept in the frame."""
+
+LARGEST_CHANGE = 2.0
+"""Cap on the smallest kept change, and its value in a frame where nothing was kept."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """inputs: ``[B, F, t, h, w]``; held, ahead: ``[B, C, t, h, w]``, or None where a mask embedding stands for them.
+
+    held: the last kept value. ahead: from it along the straight line to the next kept value, as far as the frame lies
+    between the two; zero where none follows.
+    """
+
+    inputs: Tensor
+    held: Tensor | None = None
+    ahead: Tensor | None = None
+
+
+def describe(z: Tensor, keep: Tensor, mask: Tensor | None = None) -> Features:
+    """``z: [B, C, t, h, w]``, ``keep: [B, t, h, w]``; dropped entries of ``z`` are not looked at.
+
+    mask: an embedding ``[C]`` that stands at dropped positions; with it nothing else is told.
+    """
+    kept = keep.unsqueeze(1)
+    flag = kept.to(z.dtype)
+    if mask is not None:
+        return Features(torch.cat([torch.where(kept, z, mask.to(z.dtype).view(-1, 1, 1, 1)), flag], dim=1))
+    held, since = hold(z, keep), age(keep)
+    next_kept, until = hold(z.flip(2), keep.flip(1)).flip(2), age(keep.flip(1)).flip(1)
+    frames = torch.arange(z.shape[2], device=z.device).view(-1, 1, 1)
+    known = ((frames + until < z.shape[2]) & (since <= frames)).unsqueeze(1)
+    since, until = since.unsqueeze(1).to(z.dtype), until.unsqueeze(1).to(z.dtype)
+    between = torch.where(known, since / (since + until).clamp_min(1), 0)
+    ahead = torch.where(known, (next_kept - held) * between, 0)
+    change = torch.cat([torch.zeros_like(held[:, :, :1]), held[:, :, 1:] - held[:, :, :-1]], dim=2)
+    size = change.abs().mean(1, keepdim=True)
+    smallest = torch.where(kept, size, LARGEST_CHANGE).amin((3, 4), keepdim=True).clamp_max(LARGEST_CHANGE)
+    scalars = [
+        flag, 1 / (1 + since), torch.where(known, 1 / (1 + until), 0), between,
+        flag.mean((3, 4), keepdim=True).expand_as(flag), smallest.expand_as(flag),
+    ]  # fmt: skip
+    return Features(torch.cat([held, change, ahead, *scalars], dim=1), held, ahead)
