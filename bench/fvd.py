@@ -65,7 +65,8 @@ def fvd_of_folders(originals: Path, reconstructions: Path, i3d: Path | None) -> 
             f"FVD: {len(alone)} clips stand in one folder only, first {alone[0]}; expected the same names in both"
         )
     names = sorted(sides[0])
-    return fvd(*([side[name] for name in names] for side in sides), i3d), len(names)  # type: ignore[misc]
+    before, after = ([side[name] for name in names] for side in sides)
+    return fvd(before, after, i3d), len(names)
 
 
 def _network(i3d: str | Path | None) -> torch.nn.Module:
