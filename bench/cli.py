@@ -480,17 +480,24 @@ def compare(
     at: Annotated[str, typer.Option(help="Matched rate or quality: kept=0.5, bpp=0.3, psnr=30.")] = "kept=0.5",
     run: Annotated[str, typer.Option(help="Id or name of a run; else the latest.", show_default=False)] = "",
     calibration: Annotated[
-        str, typer.Option(help="Run on other clips, on which the settings are found.", show_default=False)
+        str,
+        typer.Option(
+            help="Where the settings are found: a run on other clips, or 'half', every other clip of this one.",
+            show_default="each clip's own curve",
+        ),
     ] = "",
     store: StoreOption = STORE,
 ) -> None:
     """Compare two methods of a run at one rate or one quality, clip by clip."""
     from avtbench.bench.store import Store
     from avtbench.reports.compare import compare as compared
+    from avtbench.reports.compare import split
 
     with Store(store, create=False) as opened:
         rows = opened.rows(opened.find_run(run).id)
-        held = opened.rows(opened.find_run(calibration).id) if calibration else None
+        held = opened.rows(opened.find_run(calibration).id) if calibration not in ("", "half") else None
+    if calibration == "half":
+        held, rows = split(rows)
     for sentence in compared(rows, a, b, at, calibration=held).sentences():
         print(sentence)
 
@@ -565,6 +572,21 @@ def conventions(
     for line in found.itertuples(index=False):
         table.add_row(*(f"{v:.4g}" if isinstance(v, float) else _escaped(str(v)) for v in line))
     Console().print(table)
+
+
+@_verb("avtbench fvd originals reconstructions --i3d i3d_torchscript.pt", MORE)
+def fvd(
+    originals: Annotated[Path, typer.Argument(help="Folder of videos.")],
+    recons: Annotated[Path, typer.Argument(help="Folder of their reconstructions under the same names.")],
+    i3d: Annotated[
+        Path | None, typer.Option(help="The I3D network, i3d_torchscript.pt of StyleGAN-V.", show_default=False)
+    ] = None,
+) -> None:
+    """Fréchet video distance of two folders, as TokenBench takes it; refused below 256 clips."""
+    from avtbench.bench.fvd import fvd_of_folders
+
+    distance, clips = fvd_of_folders(originals, recons, i3d)
+    print(f"FVD {distance:.2f}, {clips} clips")
 
 
 @app.command(epilog="Example: avtbench claims lit-31x")
