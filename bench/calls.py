@@ -9,8 +9,9 @@ Scenarios
     throughput   the contract takes one clip a call, so a larger batch is several calls in flight: one thread each, on
                  CUDA one stream each. Their number doubles while clips per second rise by more than 5 % and memory
                  lasts. A sample is wall seconds / clips in flight; stages overlap and are not told apart.
-    stream       the optional verb ``method.stream(video, setting)`` yields, chunk by chunk, first the ``Tokens`` of a
-                 chunk (its encode side ends) and then its frames, float ``[n, H, W, 3]`` (its decode side ends).
+    stream       the optional verb ``method.stream(video, setting)`` of :mod:`avtbench.methods.streaming` yields, chunk
+                 by chunk, first the ``Tokens`` of a chunk (its encode side ends) and then its frames, float
+                 ``[n, H, W, 3]`` (its decode side ends).
     cold         the first call of a process.
 """
 
@@ -144,8 +145,12 @@ class Instrument:
 
     def skip(self, video: tuple[int, int, int]) -> str | None:
         """Reason why a clip of (T, H, W) cannot be timed in this scenario, or None."""
-        if self.scenario == "stream" and not hasattr(self.method, "stream"):
-            return f"{self.method.name} has no stream(video, setting): it takes a clip as a whole"
+        if self.scenario == "stream":
+            if not hasattr(self.method, "stream"):
+                return f"{self.method.name} has no stream(video, setting): it takes a clip as a whole"
+            reason = getattr(self.method, "no_stream", None)
+            if reason:
+                return str(reason)
         return self.method.skip(video)
 
     def call(self, video: Tensor) -> Call:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RUNS: Path = Path("runs")
 STORE: Path = RUNS / "avtbench.sqlite"
+FINDINGS: Path = Path("reports") / "findings.md"
 
 app = typer.Typer(
     help="The benchmark for adaptive video tokenisers: rate, quality and cost of every way of dropping video tokens.",
@@ -422,19 +423,10 @@ def check(
 
 
 def _factory(name: str, tokenizer: str, sets: Iterable[str]) -> Any:
-    import yaml
-
     from avtbench.bench import contract_suite
-    from avtbench.bench.spec import SpecError
+    from avtbench.bench.spec import knobs_of
 
-    knobs: dict[str, Any] = {}
-    under: dict[str, Any] = {"name": tokenizer} if tokenizer else {}
-    for text in sets:
-        key, sign, value = text.partition("=")
-        if not sign:
-            raise SpecError(f"--set {text}: expected KNOB=value or tokenizer.KNOB=value")
-        owner, knob = (under, key.removeprefix("tokenizer.")) if key.startswith("tokenizer.") else (knobs, key)
-        owner[knob] = yaml.safe_load(value)
+    knobs, under = knobs_of(sets, tokenizer)
     return contract_suite.Factory(name, under or None, knobs)
 
 
@@ -487,19 +479,59 @@ def compare(
     at: Annotated[str, typer.Option(help="Matched rate or quality: kept=0.5, bpp=0.3, psnr=30.")] = "kept=0.5",
     run: Annotated[str, typer.Option(help="Id or name of a run; else the latest.", show_default=False)] = "",
     calibration: Annotated[
-        str, typer.Option(help="Run on other clips, on which the settings are found.", show_default=False)
+        str,
+        typer.Option(
+            help="Where the settings are found: a run on other clips, or 'half', every other clip of this one.",
+            show_default="each clip's own curve",
+        ),
     ] = "",
     store: StoreOption = STORE,
 ) -> None:
     """Compare two methods of a run at one rate or one quality, clip by clip."""
     from avtbench.bench.store import Store
     from avtbench.reports.compare import compare as compared
+    from avtbench.reports.compare import split
 
     with Store(store, create=False) as opened:
         rows = opened.rows(opened.find_run(run).id)
-        held = opened.rows(opened.find_run(calibration).id) if calibration else None
+        held = opened.rows(opened.find_run(calibration).id) if calibration not in ("", "half") else None
+    if calibration == "half":
+        held, rows = split(rows)
     for sentence in compared(rows, a, b, at, calibration=held).sentences():
         print(sentence)
+
+
+@_verb("avtbench findings eval --out reports/findings.md", MORE)
+def findings(
+    runs: Annotated[
+        list[str], typer.Argument(help="Ids or names of runs; the latest where none is given.", show_default=False)
+    ] = [],  # noqa: B006
+    ablation: Annotated[
+        list[str],
+        typer.Option("--ablation", help="Run of trained variants (lit entries with lit_weights); repeat.",
+                     show_default=False),
+    ] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Page; figures and tables go into measured/ beside it.")] = FINDINGS,
+    store: StoreOption = STORE,
+) -> None:  # fmt: skip
+    """Write what stored runs say about LIT's claims as a page: verdicts, numbers, figures, ablations."""
+    from collections import Counter
+
+    from avtbench.bench.store import Store
+    from avtbench.reports.findings_page import Source, write
+
+    with Store(store, create=False) as opened:
+        found = [
+            [Source(entry.id, {"name": entry.name, **entry.spec}, opened.rows(entry.id)) for entry in entries]
+            for entries in ([opened.find_run(run) for run in runs or [""]], [opened.find_run(run) for run in ablation])
+        ]
+        environments = opened.environments(row for run in found[0] for row in run.rows)
+    place = store.name if store.is_absolute() else store.as_posix()
+    command = ["avtbench findings", *runs, *(f"--ablation {run}" for run in ablation)]
+    command += [f"--store {place}"] if store != STORE else []
+    answers = write(found[0], out, " ".join(command), ablations=found[1], environments=environments)
+    counts = Counter(answer.verdict for answer in answers)
+    print(f"{out}: " + ", ".join(f"{number} {verdict}" for verdict, number in counts.items()))
 
 
 @_verb("avtbench calibrate lit --target psnr=30", MORE)
@@ -541,6 +573,21 @@ def conventions(
     Console().print(table)
 
 
+@_verb("avtbench fvd originals reconstructions --i3d i3d_torchscript.pt", MORE)
+def fvd(
+    originals: Annotated[Path, typer.Argument(help="Folder of videos.")],
+    recons: Annotated[Path, typer.Argument(help="Folder of their reconstructions under the same names.")],
+    i3d: Annotated[
+        Path | None, typer.Option(help="The I3D network, i3d_torchscript.pt of StyleGAN-V.", show_default=False)
+    ] = None,
+) -> None:
+    """Fréchet video distance of two folders, as TokenBench takes it; refused below 256 clips."""
+    from avtbench.bench.fvd import fvd_of_folders
+
+    distance, clips = fvd_of_folders(originals, recons, i3d)
+    print(f"FVD {distance:.2f}, {clips} clips")
+
+
 @app.command(epilog="Example: avtbench claims lit-31x")
 def claims(
     ids: Annotated[
@@ -575,8 +622,12 @@ def claims(
 
 from avtbench.bench.fetch_command import fetch as _fetch  # noqa: E402
 from avtbench.bench.speed_command import speed as _speed  # noqa: E402
+from avtbench.bench.stream_command import seams as _seams  # noqa: E402
+from avtbench.bench.stream_command import stream as _stream  # noqa: E402
 from avtbench.bench.train_command import app as _training  # noqa: E402
 
 _verb("avtbench speed -m lit -m elastictok-style --match kept=0.5 --budget 10m", MORE)(_speed)
 _verb("avtbench fetch davis --to DAVIS", MORE)(_fetch)
+_verb("avtbench stream lit film.mp4 --setting 0.2 --out recon.mp4", MORE)(_stream)
+_verb("avtbench seams lit hold --data videos --setting 0.2 --out seams", MORE)(_seams)
 app.add_typer(_training, name="train")

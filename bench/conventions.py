@@ -37,7 +37,7 @@ def table(clip: Video, recon: Video) -> pandas.DataFrame:
 
     Raises ValueError in one line where the two do not fit together.
     """
-    original, reconstruction = _pixels(clip), _pixels(recon)
+    original, reconstruction = pixels(clip), pixels(recon)
     if original.shape != reconstruction.shape:
         raise UserError(
             f"the clip is {_extent(original)}, the reconstruction {_extent(reconstruction)}; "
@@ -66,12 +66,13 @@ def table(clip: Video, recon: Video) -> pandas.DataFrame:
     return pandas.DataFrame(lines)
 
 
-def _pixels(video: Video) -> Tensor:
+def pixels(video: Video, frames: int | None = None) -> Tensor:
+    """A clip in memory as it is; of a file (or a folder of frames) the first ``frames``, uint8 ``[T, H, W, 3]``."""
     if isinstance(video, (str, Path)):
         from avtbench.datasets.contract import View
         from avtbench.datasets.video import read
 
-        return torch.from_numpy(read(Path(video), View(size=None, frames=None)).video)
+        return torch.from_numpy(read(Path(video), View(size=None, frames=frames)).video)
     return torch.from_numpy(video) if isinstance(video, np.ndarray) else video
 
 

@@ -155,7 +155,11 @@ def point_key(
     pass_: str,
     machine: Any = None,
 ) -> str:
-    """The key of one point. ``clip``: its digest, or what stands for it where it cannot be read."""
+    """The key of one point.
+
+    ``clip``: its names and its digest, or what stands for that where it cannot be read. The names tell apart clips of
+    the same pixels, which are a point each.
+    """
     return digest(method, alias, float(setting), clip, view, profile, pass_, machine, ROW_SCHEMA)
 
 

@@ -406,10 +406,11 @@ class Workbench:
             **({"tokenizer": identity.with_files(told.knobs)} if tokenizer is not None else {}),
         }
         weights = "" if tokenizer is None else tokenizer.digest
+        named = f"{self.spec.datasets[job.dataset].label}/{job.ref.name} {clip}"
         made = identity.method_identity(sources, {**method.parameters, "tokenizer weights": weights}, knobs)
         return [
             identity.point_key(
-                method=made, alias=entry.alias, setting=setting, clip=clip, pass_=job.pass_,
+                method=made, alias=entry.alias, setting=setting, clip=named, pass_=job.pass_,
                 view=self._view(job), profile=self._profile(job),
                 machine=self._machine if job.pass_ == "speed" else None,
             )

@@ -263,6 +263,19 @@ def override(
     return _validated(content, "--set") if sets else _validated(content, spec.name)
 
 
+def knobs_of(sets: Iterable[str], tokenizer: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """``KNOB=value`` and ``tokenizer.KNOB=value`` -> knobs of a method, and name and knobs of its tokeniser."""
+    knobs: dict[str, Any] = {}
+    under: dict[str, Any] = {"name": tokenizer} if tokenizer else {}
+    for text in sets:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise SpecError(f"--set {text}: expected KNOB=value or tokenizer.KNOB=value")
+        owner, knob = (under, key.removeprefix("tokenizer.")) if key.startswith("tokenizer.") else (knobs, key)
+        owner[knob] = yaml.safe_load(value)
+    return knobs, under
+
+
 def _chosen(entries: Any, wanted: list[str]) -> list[Any]:
     known = {} if isinstance(entries, str) else {e["alias"] if e.get("alias") else e["name"]: e for e in entries}
     return [known.get(name, {"name": name}) for name in wanted]

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from avtbench.bench.errors import UserError, did_you_mean
 from avtbench.bench.rows import Preview, Row, Status
 
@@ -162,14 +164,24 @@ class Store:
             )
 
     def put(self, run: str, slot: str, row: Row, preview: Preview | None = None) -> None:
-        """Store a finished point and link it, in one transaction; what failed at that place before is dropped."""
+        """Store a finished point and link it, in one transaction; what failed at that place before is dropped.
+
+        Raises :class:`StoreError` for a row that does not validate, such as a quality row without a metric profile.
+        """
+        text = row.model_dump_json(warnings=False)
+        try:
+            Row.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "row"
+            raise StoreError(f"{row.key}: cannot be stored, {place}: {first['msg']}") from None
         with self._transaction():
             self._db.execute(
                 "INSERT INTO points (key, status, pass, method, dataset, clip, setting, pixels, seconds, row) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET status = excluded.status, "
                 "seconds = excluded.seconds, pixels = excluded.pixels, row = excluded.row, stored = CURRENT_TIMESTAMP",
                 (row.key, row.status.value, row.pass_, row.method, row.dataset, row.clip, row.setting,
-                 row.frames * row.height * row.width, row.seconds, row.model_dump_json()),
+                 row.frames * row.height * row.width, row.seconds, text),
             )  # fmt: skip
             if preview is not None:
                 self._db.execute(
@@ -265,11 +277,19 @@ class Store:
 
 
 def frame(rows: Iterable[Row]) -> pandas.DataFrame:
-    """Rows as a table: plain fields, every measure and, where samples are lists, their JSON text."""
+    """Rows as a table: plain fields, every measure and, where samples are lists, their JSON text.
+
+    Raises :class:`avtbench.bench.profiles.ProfileError` where rows of two metric profiles would share its columns.
+    """
     import pandas
 
     from avtbench.bench.measures import MEASURES
+    from avtbench.bench.profiles import require_one
 
+    rows = list(rows)
+    profiles = {row.quality.profile for row in rows if row.quality}
+    if profiles:
+        require_one(profiles)
     nested = ("rate", "quality", "timing")
     records = []
     for row in rows:

@@ -118,6 +118,7 @@ def lit(
     width: Annotated[int, typer.Option(help="Of the transformer.")] = 64,
     depth: Annotated[int, typer.Option(help="Blocks.")] = 3,
     attention: Annotated[str, typer.Option(help="factorised, or joint over a tile of all frames.")] = "factorised",
+    window: Annotated[int, typer.Option(help="Side of an attention tile, in latent positions.")] = 8,
     input_: Annotated[
         str, typer.Option("--input", help="held (last and next kept value, corrected) or mask (mask embedding alone).")
     ] = "held",
@@ -154,7 +155,7 @@ def lit(
     references = {"both": ("last_kept", "previous")}.get(reference, (reference,))
     if not set(references) <= {"last_kept", "previous"}:
         raise UserError(f"--reference {reference}: expected last_kept, previous or both")
-    shape: dict[str, Any] = {"attention": attention, "input": input_, "latents": latents}
+    shape: dict[str, Any] = {"attention": attention, "window": window, "input": input_, "latents": latents}
     base = _base(tokenizer, set_, device)
     task = _adapter(
         "lit", data, out, held_out, base, size, cache, frames, batch, crops, seed, references=references,

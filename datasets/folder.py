@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from avtbench.datasets.contract import ClipError
 from avtbench.datasets.recordings import RecordedDataset, Recording, find_recordings
@@ -15,6 +15,7 @@ class Folder(RecordedDataset):
     manifest: a csv file with the columns ``path`` (from its own folder, or from ``root`` when that is given), ``split``
               and optionally ``source``; only what it lists is used, in its order.
     split:    keep only these lines of the manifest.
+    under:    keep only lines of the manifest whose path lies in this folder, e.g. ``clips``.
     """
 
     name = "folder"
@@ -28,11 +29,15 @@ class Folder(RecordedDataset):
         split: str | None = None,
         windows: int = 1,
         fps: float | None = None,
+        under: str | None = None,
     ):
         super().__init__(root, windows, fps)
-        self.manifest, self.split = manifest, split
-        if split is not None and manifest is None:
-            raise ClipError(f"data set folder: split={split} needs a manifest; add --set dataset.manifest=FILE.csv")
+        self.manifest, self.split, self.under = manifest, split, under
+        for knob, value in (("split", split), ("under", under)):
+            if value is not None and manifest is None:
+                raise ClipError(
+                    f"data set folder: {knob}={value} needs a manifest; add --set dataset.manifest=FILE.csv"
+                )
 
     def root(self) -> Path:
         if self.given is None and self.manifest is not None:
@@ -71,4 +76,12 @@ class Folder(RecordedDataset):
         if not chosen:
             there = ", ".join(sorted({row["split"] or "(empty)" for row in rows}))
             raise ClipError(f"data set folder: manifest {manifest} has no line of split {self.split}; there is {there}")
+        if self.under is not None:
+            places = sorted({PurePosixPath(row["path"]).parent.as_posix() for row in chosen})
+            chosen = [row for row in chosen if PurePosixPath(row["path"]).is_relative_to(self.under)]
+            if not chosen:
+                raise ClipError(
+                    f"data set folder: manifest {manifest} lists nothing under {self.under}; "
+                    f"there is {', '.join(places)}"
+                )
         return [Recording(row["path"], root / row["path"], row.get("source") or "") for row in chosen]

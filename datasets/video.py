@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -47,18 +48,69 @@ class Footage:
     width: int
 
 
+class Reel:
+    """A recording, frame by frame, one in memory at a time; each ``uint8 [H, W, 3]``, cropped and resized already.
+
+    To be gone through once. ``fps`` after striding, None if unknown; ``extent``: (height, width) of the recording as
+    displayed, once a frame was read.
+    """
+
+    def __init__(self, path: Path, frames: Iterable[_Frame], view: View, fps: float | None):
+        self.path, self.view = path, view
+        self.fps = fps / view.stride if fps else None
+        self.extent: tuple[int, int] | None = None
+        self._frames = frames
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        view, seen, taken = self.view, 0, 0
+        for index, frame in enumerate(self._frames):
+            seen = index + 1
+            if index < view.start or (index - view.start) % view.stride:
+                continue
+            pixels = frame.rgb()
+            if self.extent not in (None, pixels.shape[:2]):
+                raise ClipError(
+                    f"{self.path}: frame {index} is {_size(pixels.shape)}, the frames before are {_size(self.extent)}; "
+                    "expected one size throughout; re-encode the recording"
+                )
+            self.extent = (pixels.shape[0], pixels.shape[1])
+            yield fit(pixels, view.size, view.square)
+            taken += 1
+            if taken == view.frames:
+                return
+        if taken:
+            return
+        if seen:
+            raise ClipError(
+                f"{self.path}: has {seen} frame{'s' * (seen > 1)}, expected more than {view.start} to start there; "
+                "lower start or windows"
+            )
+        raise ClipError(f"{self.path}: holds no frame, expected at least one; remove it or fetch it again")
+
+
 def read(path: Path, view: View, fps: float | None = None) -> Footage:
     """Read a video file, or a folder of frames, as ``view`` asks.
 
     ``fps``: the rate of a folder of frames, which does not say its own. Only the frames that are needed are converted
     and kept, each already resampled, so that memory follows the size asked for. Raises :class:`ClipError`.
     """
+    with opened(path, view, fps) as reel:
+        video = np.stack(list(reel))
+    assert reel.extent is not None
+    return Footage(video, reel.fps, *reel.extent)
+
+
+@contextmanager
+def opened(path: Path, view: View, fps: float | None = None) -> Iterator[Reel]:
+    """The same frame by frame, for recordings that memory does not hold; they may turn out damaged while being read."""
     check_view(view)
     if path.is_dir():
-        return _gather(path, _frames_of_folder(path), view, fps)
+        yield Reel(path, _frames_of_folder(path), view, fps)
+        return
     if not path.is_file():
         raise ClipError(f"{path}: there is no such file; check the path, or fetch the data set again")
-    return _read_file(path, view)
+    with _opened_file(path) as (frames, rate):
+        yield Reel(path, frames, view, rate)
 
 
 def check_view(view: View) -> None:
@@ -74,34 +126,6 @@ class _Frame:
 
     def rgb(self) -> np.ndarray:
         raise NotImplementedError
-
-
-def _gather(path: Path, frames: Iterable[_Frame], view: View, fps: float | None) -> Footage:
-    taken: list[np.ndarray] = []
-    extent: tuple[int, int] | None = None
-    seen = 0
-    for index, frame in enumerate(frames):
-        seen = index + 1
-        if index < view.start or (index - view.start) % view.stride:
-            continue
-        pixels = frame.rgb()
-        if extent not in (None, pixels.shape[:2]):
-            raise ClipError(
-                f"{path}: frame {index} is {_size(pixels.shape)}, the frames before are {_size(extent)}; expected one "
-                "size throughout; re-encode the recording"
-            )
-        extent = pixels.shape[:2]
-        taken.append(fit(pixels, view.size, view.square))
-        if len(taken) == view.frames:
-            break
-    if extent is None:
-        if seen:
-            raise ClipError(
-                f"{path}: has {seen} frame{'s' * (seen > 1)}, expected more than {view.start} to start there; "
-                "lower start or windows"
-            )
-        raise ClipError(f"{path}: holds no frame, expected at least one; remove it or fetch it again")
-    return Footage(np.stack(taken), fps / view.stride if fps else None, *extent)
 
 
 def _size(extent: Any) -> str:
@@ -156,7 +180,8 @@ def _said(error: BaseException) -> str:
     return " ".join(str(text).split())
 
 
-def _read_file(path: Path, view: View) -> Footage:
+@contextmanager
+def _opened_file(path: Path) -> Iterator[tuple[Iterator[_Frame], float | None]]:
     import av
 
     try:
@@ -176,7 +201,7 @@ def _read_file(path: Path, view: View) -> Footage:
             )
         stream.thread_type = "AUTO"
         rate = stream.average_rate or stream.guessed_rate
-        return _gather(path, _frames_of_stream(path, container, stream), view, float(rate) if rate else None)
+        yield _frames_of_stream(path, container, stream), float(rate) if rate else None
 
 
 _ATTACHED_PICTURE = 0x400
@@ -298,20 +323,46 @@ def write_h264(path: Path, video: np.ndarray, fps: float = 24.0, qp: int | None 
     640 x 480 pixels, 28 above.
     """
     _, height, width, _ = video.shape
+    _write(path, video, fps, *_published(height, width, qp))
+
+
+def _published(height: int, width: int, qp: int | None = None) -> tuple[str, str, dict[str, str]]:
     chosen = qp if qp is not None else 20 if height * width <= 640 * 480 else 28
-    layout = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-    _write(path, video, fps, "libx264", layout, {"qp": str(chosen)})
+    return "libx264", "yuv444p" if height % 2 or width % 2 else "yuv420p", {"qp": str(chosen)}
+
+
+Append = Callable[[np.ndarray], None]
+"""Takes the next frames, ``uint8 [n, H, W, 3]``."""
+
+
+@contextmanager
+def writing_h264(path: Path, height: int, width: int, fps: float = 24.0) -> Iterator[Append]:
+    """:func:`write_h264` for a video that memory does not hold: call what is given with some frames after the other."""
+    with _writing(path, height, width, fps, *_published(height, width)) as append:
+        yield append
 
 
 def _write(path: Path, video: np.ndarray, fps: float, codec: str, layout: str, options: dict[str, str]) -> None:
-    import av
-
     if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8 or not len(video):
         raise ValueError(f"a video is uint8 [T >= 1, H, W, 3], got {video.dtype} {list(video.shape)}")
+    with _writing(path, video.shape[1], video.shape[2], fps, codec, layout, options) as append:
+        append(video)
+
+
+@contextmanager
+def _writing(
+    path: Path, height: int, width: int, fps: float, codec: str, layout: str, options: dict[str, str]
+) -> Iterator[Append]:
+    import av
+
     with av.open(os.fspath(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], layout
-        for pixels in video:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            container.mux(stream.encode(frame.reformat(format=layout, interpolation=_EXACT)))
+        stream.height, stream.width, stream.pix_fmt = height, width, layout
+
+        def append(frames: np.ndarray) -> None:
+            for pixels in frames:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                container.mux(stream.encode(frame.reformat(format=layout, interpolation=_EXACT)))
+
+        yield append
         container.mux(stream.encode(None))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.latents import LatentMethod, Latents
+from avtbench.methods.streaming import FillState
 from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
@@ -30,8 +31,8 @@ class FullRate(LatentMethod):
     setting_name: ClassVar[str] = "none"
     default_settings: ClassVar[tuple[float, ...]] = (0.0,)
 
-    def choose(self, latents: Latents, setting: float) -> Tensor:
-        return torch.ones(latents.z.shape[1:], dtype=torch.bool, device=latents.z.device)
+    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tensor, None]:
+        return torch.ones(latents.z.shape[1:], dtype=torch.bool, device=latents.z.device), None
 
 
 class Hold(LatentMethod):
@@ -56,11 +57,12 @@ class Hold(LatentMethod):
     def parameters(self) -> Mapping[str, Any]:
         return {**super().parameters, "reference": self.reference}
 
-    def choose(self, latents: Latents, setting: float) -> Tensor:
-        return threshold_mask(latents.z, setting, self.reference)[0]
+    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        return threshold_mask(latents.z, setting, self.reference, state)
 
-    def fill(self, z: Tensor, keep: Tensor) -> Tensor:
-        return hold(z, keep)
+    def fill_chunk(self, z: Tensor, keep: Tensor, state: FillState | None) -> tuple[Tensor, FillState]:
+        held = hold(z, keep, state.held if state else None)
+        return held, FillState(held[:, -1:])
 
 
 class RandomMask(Hold):
@@ -81,7 +83,7 @@ class RandomMask(Hold):
         return {**super().parameters, "seed": self.seed}
 
     def choose(self, latents: Latents, setting: float) -> Tensor:
-        wanted = int(super().choose(latents, setting).sum())
+        wanted = int(threshold_mask(latents.z, setting, self.reference)[0].sum())
         score = torch.rand(latents.z.shape[1:], generator=torch.Generator().manual_seed(self.seed))
         return keep_highest(score.to(latents.z.device), wanted)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from avtbench.bench.measures import MEASURES
+from avtbench.bench.profiles import ProfileError, require_one
 from avtbench.bench.rows import Row
 from avtbench.reports.errors import Refused, ReportError
 from avtbench.reports.frame import POOLED, QUALITIES, TIMES, clips_of, frame, of_dataset, quality_points, speed_points
@@ -45,7 +46,7 @@ class At:
             level = math.nan
         if not found or name.strip() not in ANCHORS or not math.isfinite(level):
             raise ReportError(
-                f"--at is {text!r}, expected NAME=NUMBER, e.g. kept=0.5 or psnr=30, "
+                f"the level is {text!r}, expected NAME=NUMBER, e.g. kept=0.5 or psnr=30, "
                 f"with NAME one of {', '.join(ANCHORS)}"
             )
         return cls(ANCHORS[name.strip()], level)
@@ -140,6 +141,7 @@ def compare(
     readers: dict[str, Reader] = {}
     if calibration is not None:
         held = frame(calibration)
+        _same_profile(points, quality_points(held))
         settings = {name: _calibrated(held, name, where) for name in (a, b)}
         readers = {name: partial(_at_setting, setting=setting) for name, setting in settings.items()}
     for name in [n for n in (a, b) if n not in readers]:
@@ -159,6 +161,24 @@ def calibrate(rows: Sequence[Row], method: str, target: str | At) -> float:
     target.
     """
     return _calibrated(frame(rows), method, At.parse(target) if isinstance(target, str) else target)
+
+
+def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Part the rows of a run into calibration and test rows: every other source of each data set, clips of one source
+    together. Raises :class:`Refused` where a data set has one source only.
+    """
+    sources: dict[str, list[str]] = {}
+    for row in rows:
+        known = sources.setdefault(row.dataset, [])
+        if (source := row.source or row.clip) not in known:
+            known.append(source)
+    alone = [name for name, known in sources.items() if len(known) < 2]
+    if alone or not sources:
+        raise Refused(f"{', '.join(alone) or 'the run'} has no other clip to calibrate on; give --calibration RUN")
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row in rows:
+        sides[sources[row.dataset].index(row.source or row.clip) % 2].append(row)
+    return sides
 
 
 def common_levels(points: pd.DataFrame, wanted: Sequence[float], fewest: int = 2) -> tuple[float, ...]:
@@ -282,6 +302,13 @@ def _calibrated(held: pd.DataFrame, method: str, where: At) -> float:
             f"{method}: {where} lies between an infinite setting and its neighbour; sweep settings closer to it"
         )
     return setting
+
+
+def _same_profile(points: pd.DataFrame, held: pd.DataFrame) -> None:
+    try:
+        require_one([*points["profile"], *held["profile"]])
+    except ProfileError as error:
+        raise ReportError(f"calibration and test: {error}") from None
 
 
 def _at_setting(clip: pd.DataFrame, setting: float) -> dict[str, float] | str:

@@ -223,10 +223,7 @@ def bjontegaard_delta(
         resamples=resamples,
     )
     if sign < 0 and of == "quality":
-        result = Estimate(
-            -result.value, -result.high, -result.low, result.n, result.of, result.sources,
-            result.unit, result.digits, result.note, result.overlap,
-        )  # fmt: skip
+        result = result.negated()
     return result
 
 

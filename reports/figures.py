@@ -69,11 +69,13 @@ def styled() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, folder: Path, stem: str, caption: str, group: str) -> Picture:
-    """Write one figure as PDF and PNG; the files are the same bytes for the same rows."""
+def save(figure: Figure, folder: Path, stem: str, caption: str, group: str, pdf: bool = True) -> Picture:
+    """Write one figure as PNG and, unless told otherwise, PDF; the files are the same bytes for the same rows."""
     folder.mkdir(parents=True, exist_ok=True)
     with styled():
         figure.savefig(folder / f"{stem}.png", metadata={"Software": None})
+        if not pdf:
+            return Picture(stem, caption, group, folder / f"{stem}.png")
         figure.set_layout_engine("none")  # laid out by now; a second solve would only cost time
         figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})
     return Picture(stem, caption, group, folder / f"{stem}.png")
@@ -107,6 +109,52 @@ def rate_distortion(found: Sequence[Curve], quality: str, rate: str) -> Figure:
         axes.margins(y=0.06)
         _heading(axes, f"{found[0].dataset}, {clips_text(found, quality)}" if found else "")
         _legend(axes, found, look, quality)
+    return figure
+
+
+def rate_distortion_grid(panels: Mapping[str, Sequence[Curve]], qualities: Sequence[str]) -> Figure:
+    """Mean quality over kept fraction: a column per data set, a line of panels per quality, one legend for all."""
+    everything = [curve for found in panels.values() for curve in found]
+    look = looks_of(everything)
+    with styled():
+        figure = Figure(figsize=(2.9 * len(panels) + 1.4, 2.5 * len(qualities) + 0.2))
+        grid = figure.subplots(len(qualities), len(panels), sharex=True, squeeze=False)
+        for line, quality in zip(grid, qualities, strict=True):
+            for axes, (dataset, found) in zip(line, panels.items(), strict=True):
+                for curve in found:
+                    draw = _level if curve.level else _curve
+                    draw(axes, curve, quality, "kept_fraction", look[curve.label])
+                axes.set_xlim(0, 1.03)
+                axes.margins(y=0.06)
+                _heading(axes, f"{dataset}, {clips_text(found, quality)}")
+            line[0].set_ylabel(f"{MEASURES[quality].axis} {MEASURES[quality].arrow}")
+        figure.supxlabel(AXIS_TEXT["kept_fraction"], fontsize=8.5)
+        labels = sorted({c.label for c in everything}, key=order)
+        handles = [_handle(look[label], label) for label in labels]
+        if any(p.means[q].partial for q in qualities for c in everything for p in c.points):
+            handles.append(_hollow())
+        figure.legend(handles=handles, loc="outside right center", handlelength=2.6, labelspacing=0.6)
+    return figure
+
+
+def effect_scatter(panels: Mapping[str, pd.DataFrame]) -> Figure:
+    """An effect of each clip against its motion: a panel per effect (its name is the axis label), colour by data set.
+
+    Tables: columns ``dataset``, ``motion``, ``effect``. The line at zero parts gains from losses.
+    """
+    names = list(dict.fromkeys(name for found in panels.values() for name in found["dataset"]))
+    style = {name: (STAGE_COLOURS[i % len(STAGE_COLOURS)], "os^Dv"[i % 5]) for i, name in enumerate(names)}
+    with styled():
+        figure = Figure(figsize=(3.1 * len(panels) + 1.0, 2.7))
+        for axes, (title, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+            axes.axhline(0, color=GREY, lw=0.8, zorder=1)
+            for name, mine in found.groupby("dataset", sort=False):
+                colour, marker = style[str(name)]
+                axes.scatter(mine["motion"], mine["effect"], color=colour, marker=marker, s=20, alpha=0.85, lw=0)
+            axes.set_ylabel(title)
+        figure.supxlabel(f"motion ({MEASURES['motion'].unit})", fontsize=8.5)
+        handles = [Line2D([], [], color=c, ls="none", marker=m, ms=4.5, label=name) for name, (c, m) in style.items()]
+        figure.legend(handles=handles, loc="outside right center")
     return figure
 
 
@@ -174,8 +222,12 @@ def _legend(axes: Axes, found: Sequence[Curve], look: Mapping[str, Look], qualit
         style = look[curve.label]
         handles.append(_handle(style, curve.label))
     if any(p.means[quality].partial for c in found for p in c.points):
-        handles.append(Line2D([], [], color=GREY, ls="none", marker="o", mfc="white", ms=4.5, label="not all clips"))
+        handles.append(_hollow())
     axes.figure.legend(handles=handles, loc="outside right center", handlelength=2.6, labelspacing=0.6)
+
+
+def _hollow() -> Line2D:
+    return Line2D([], [], color=GREY, ls="none", marker="o", mfc="white", ms=4.5, label="not all clips")
 
 
 def _handle(style: Look, label: str) -> Line2D:

@@ -66,10 +66,11 @@ def pairs(table: pd.DataFrame, tier: str) -> list[Pair]:
     able = [label for label in labels if family[label] != "bound"]
     bounds = [label for label in labels if family[label] == "bound" and base_name(label) in (HOLD, "oracle")]
     wanted = [*itertools.product(able, bounds), *itertools.combinations(able, 2)]
-    return [_pair(table, method, against, dataset) for method, against in wanted]
+    return [paired(table, method, against, dataset) for method, against in wanted]
 
 
-def _pair(table: pd.DataFrame, method: str, against: str, dataset: str) -> Pair:
+def paired(table: pd.DataFrame, method: str, against: str, dataset: str) -> Pair:
+    """Compare two methods on one data set: PSNR at half of the tokens, BD-rate, BD-PSNR."""
     points = of_dataset(quality_points(table), dataset)
     levels = common_levels(points[points["label"].isin((method, against))], (HALF,), fewest=1)
     level = min(levels, key=lambda share: abs(share - HALF), default=HALF)

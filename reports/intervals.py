@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -56,6 +56,10 @@ class Estimate:
         if math.isnan(self.low):
             return f"{self._text(self.value)}{unit} [no interval]"
         return f"{self._text(self.value)}{unit} [{self._text(self.low)}, {self._text(self.high)}]"
+
+    def negated(self) -> Estimate:
+        """The same comparison the other way round: a drop of a measure where less is better is a gain."""
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
     def _text(self, value: float) -> str:
         value = round(value, self.digits) + 0.0  # no minus before a zero

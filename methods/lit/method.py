@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from avtbench.methods.baselines import Hold
@@ -13,9 +14,13 @@ from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.latents import Latents
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.placement import seeded
-from avtbench.methods.threshold import Reference, declared_mask
+from avtbench.methods.streaming import FillState
+from avtbench.methods.threshold import Reference, declared_mask, hold
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import read_trained_for
+
+TRAINED_FRAMES = 17
+"""Frames of a training crop: as much as the network sees at once in a stream."""
 
 
 class Lit(Hold):
@@ -57,11 +62,26 @@ class Lit(Hold):
         forced = {} if self.forced is None else {"forced": dict(self.forced)}
         return {**super().parameters, "lit_digest": self.network_digest, **forced}
 
-    def choose(self, latents: Latents, setting: float) -> Tensor:
-        keep = super().choose(latents, setting)
-        return keep if self.forced is None else declared_mask(keep, self.forced["kept"])
+    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        keep, carried = super().choose_chunk(latents, setting, state)
+        return keep if self.forced is None else declared_mask(keep, self.forced["kept"]), carried
 
-    def fill(self, z: Tensor, keep: Tensor) -> Tensor:
+    def fill_chunk(self, z: Tensor, keep: Tensor, state: FillState | None) -> tuple[Tensor, FillState]:
+        """The network sees C_fill, taken for kept, before the chunk: no more latent frames than it was trained with.
+
+        The newest frame of C_fill holds last kept values, not what the network made of them: it corrects what the frame
+        before shows, and corrections of corrections would drift.
+        """
+        longest = self.tokenizer.grid(TRAINED_FRAMES, 1, 1)[0]
+        before = state.recent if state else z[:, :0]
+        context = before[:, -max(longest - z.shape[1], 1) :]
+        known = keep.new_ones(context.shape[1:])
+        whole = self._inpaint(torch.cat([context, z], dim=1), torch.cat([known, keep]))[:, context.shape[1] :]
+        held = hold(z, keep, state.held if state else None)
+        recent = torch.cat([before, whole[:, :-1], held[:, -1:]], dim=1)[:, 1 - longest :]
+        return whole, FillState(recent)
+
+    def _inpaint(self, z: Tensor, keep: Tensor) -> Tensor:
         if bool(keep.all()):
             return z
         with self.stage("lit"):

@@ -61,9 +61,12 @@ class FrozenTokenizer(ABC):
         """Decode the next latent frames of a stream; ``state`` is None at its start. Only where ``streams``."""
         raise TypeError(f"tokeniser {self.name} does not stream; decode the whole clip instead")
 
-    def legal(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Smallest (T, H, W) not below the given one that the tokeniser accepts."""
-        lead = 1 if self.causal_first else 0
+    def legal(self, frames: int, height: int, width: int, starts: bool = True) -> tuple[int, int, int]:
+        """Smallest (T, H, W) not below the given one that the tokeniser accepts.
+
+        ``starts`` is False for a later chunk of a stream, which has no first frame of its own.
+        """
+        lead = 1 if self.causal_first and starts else 0
         steps = max(-(-(frames - lead) // self.temporal), 0 if lead else 1)
         up = self.spatial
         return lead + steps * self.temporal, -(-height // up) * up, -(-width // up) * up
@@ -78,18 +81,36 @@ class FrozenTokenizer(ABC):
         """uint8 ``[T, H, W, 3]`` of any size -> ``[C, t, h, w]``; edges are replicated up to the next legal size."""
         with stage("encoder"):
             evaluated("encoder")
-            frames, height, width = video.shape[:3]
-            to = self.legal(frames, height, width)
-            x = video.to(self.device).permute(3, 0, 1, 2).to(self.dtype).div_(127.5).sub_(1)
-            if to != (frames, height, width):
-                pad = (0, to[2] - width, 0, to[1] - height, 0, to[0] - frames)
-                x = F.pad(x.unsqueeze(0), pad, mode="replicate").squeeze(0)
-            return self.encode_legal(x)
+            return self.encode_legal(self._padded(video, starts=True))
 
     def decode(self, z: Tensor, video: tuple[int, int, int]) -> Tensor:
         """``[C, t, h, w]`` -> float32 ``[T, H, W, 3]`` in [0, 1] (unclamped), cropped to ``video`` = (T, H, W)."""
         with stage("decoder"):
             evaluated("decoder")
-            frames, height, width = video
-            x = self.decode_latent(z.to(self.dtype))[:, :frames, :height, :width]
-            return x.permute(1, 2, 3, 0).float().add(1).div(2)
+            return self._cropped(self.decode_latent(z.to(self.dtype)), video)
+
+    def encode_next(self, video: Tensor, state: Any | None) -> tuple[Tensor, Any]:
+        """:meth:`encode` for the next chunk of a stream; one that has to be padded in time must be the last."""
+        with stage("encoder"):
+            evaluated("encoder")
+            return self.encode_chunk(self._padded(video, starts=state is None), state)
+
+    def decode_next(self, z: Tensor, video: tuple[int, int, int], state: Any | None) -> tuple[Tensor, Any]:
+        """:meth:`decode` for the next chunk of a stream, whose extent ``video`` is."""
+        with stage("decoder"):
+            evaluated("decoder")
+            x, state = self.decode_chunk(z.to(self.dtype), state)
+            return self._cropped(x, video), state
+
+    def _padded(self, video: Tensor, starts: bool) -> Tensor:
+        frames, height, width = video.shape[:3]
+        to = self.legal(frames, height, width, starts)
+        x = video.to(self.device).permute(3, 0, 1, 2).to(self.dtype).div_(127.5).sub_(1)
+        if to == (frames, height, width):
+            return x
+        pad = (0, to[2] - width, 0, to[1] - height, 0, to[0] - frames)
+        return F.pad(x.unsqueeze(0), pad, mode="replicate").squeeze(0)
+
+    def _cropped(self, x: Tensor, video: tuple[int, int, int]) -> Tensor:
+        frames, height, width = video
+        return x[:, :frames, :height, :width].permute(1, 2, 3, 0).float().add(1).div(2)

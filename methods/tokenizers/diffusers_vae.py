@@ -28,7 +28,7 @@ class DiffusersVAE(FrozenTokenizer):
     weights: a Hugging Face repository, a local folder (with ``config.json``, or with it in a subfolder ``vae``), or
              ``random``, which builds the published size, or ``config``, from ``seed``.
     ``mean`` and ``std`` are the model's own latent statistics where it has them; statistics per latent frame are merged
-    into one per channel, and a bare ``scaling_factor`` counts as one over the standard deviation.
+    into one per channel, and a bare ``scaling_factor`` counts as one over the standard deviation around zero.
     """
 
     requires = ("diffusers",)
@@ -64,7 +64,8 @@ class DiffusersVAE(FrozenTokenizer):
                 self.vae = vae_class(**(config or {}))
         else:
             self.vae = self._load(vae_class, weights)
-        self.vae.to(self.device, self.dtype).eval().requires_grad_(False)
+        torch.nn.Module.to(self.vae, self.device, self.dtype)  # diffusers' own only adds a warning
+        self.vae.eval().requires_grad_(False)
         for flag in ("use_framewise_encoding", "use_framewise_decoding", "use_tiling"):
             if hasattr(self.vae, flag):
                 setattr(self.vae, flag, False)
@@ -127,13 +128,16 @@ class DiffusersVAE(FrozenTokenizer):
         mean, std = (buffers.get(key, settings.get(key)) for key in ("latents_mean", "latents_std"))
         if mean is None or std is None:
             factor = settings.get("scaling_factor") or 1.0
-            return None, None if factor == 1.0 else torch.full((self.channels,), 1 / factor, device=self.device)
+            if factor == 1.0:
+                return None, None
+            scale = torch.full((self.channels,), 1 / factor, device=self.device)
+            return torch.zeros_like(scale), scale
         means, stds = (torch.as_tensor(v, dtype=torch.float32).view(self.channels, -1).cpu() for v in (mean, std))
         merged = (stds.square().mean(1) + means.var(1, correction=0)).sqrt()
         return means.mean(1).to(self.device), merged.to(self.device)
 
-    def legal(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        legal_frames, *sides = super().legal(frames, height, width)
+    def legal(self, frames: int, height: int, width: int, starts: bool = True) -> tuple[int, int, int]:
+        legal_frames, *sides = super().legal(frames, height, width, starts)
         step = self.frame_step or self.temporal
         return 1 + -(-(legal_frames - 1) // step) * step, sides[0], sides[1]
 

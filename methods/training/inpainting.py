@@ -110,7 +110,7 @@ class InpaintingTask:
     objective: ``latent-l2`` is a clip's squared error at dropped positions over that of holding the last value, each
     channel weighted by what it moves in pixels; ``latent-l1`` the same with absolute errors. ``pixel`` and ``lpips``
     add, for a quarter of the clips, the squared error or the LPIPS distance between what the frozen decoder makes of
-    the filled and of the full latents.
+    the filled latents and the crop itself, which is what quality is measured against.
     perceptual: images ``[N, 3, H, W]`` in [-1, 1] twice -> differentiable distances ``[N]``; needed for ``lpips``,
     and reported for held-out clips where given.
     """
@@ -149,8 +149,8 @@ class InpaintingTask:
 
     def draw(self, step: int) -> tuple[Tensor, Tensor]:
         """Latents ``[B, C, t, h, w]`` and masks ``[B, t, h, w]`` of a step."""
-        rng = np.random.default_rng((self.seed, 1, step))
-        index = rng.integers(len(self.bank.z), size=self.batch)
+        rng = self._rng(step)
+        index = self._drawn(rng)
         z = self.bank.z[index].float()
         fraction = torch.from_numpy(rng.uniform(0.05, 0.95, self.batch)).float()
         if self.masks == "error":
@@ -161,6 +161,13 @@ class InpaintingTask:
         if bool(keep.all()):
             keep[:, -1, 0, 0] = False  # a step without a dropped position has nothing to learn from
         return z, keep
+
+    def _rng(self, step: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, 1, step))
+
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """Indices of a step's crops: the first thing that its generator is asked for."""
+        return rng.integers(len(self.bank.z), size=self.batch)
 
     def _threshold_masks(self, z: Tensor, fraction: Tensor, rng: np.random.Generator) -> Tensor:
         b, c, t, h, w = z.shape
@@ -191,15 +198,14 @@ class InpaintingTask:
         loss = (distance(filled) / base).mean()
         if self.objective in ("pixel", "lpips"):
             few = max(self.batch // 4, 1)
-            loss = loss + self._decoded_distance(filled[:few], z[:few], base[:few])
+            loss = loss + self._decoded_distance(filled[:few], self._drawn(self._rng(step))[:few], base[:few])
         return loss
 
-    def _decoded_distance(self, filled: Tensor, z: Tensor, base: Tensor) -> Tensor:
+    def _decoded_distance(self, filled: Tensor, crops: np.ndarray, base: Tensor) -> Tensor:
         losses = []
-        for ours, full, norm in zip(filled, z, base, strict=True):
-            with torch.no_grad():
-                target = self._decode(full)
-            decoded = self._decode(ours)
+        for ours, crop, norm in zip(filled, crops, base, strict=True):
+            target = self.sampler.sample(int(crop))[0].to(ours.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+            decoded = self._decode(ours)[: len(target)]
             if self.objective == "pixel":
                 losses.append((decoded - target).square().mean() / (self.bank.effect * norm))
             else:

@@ -10,7 +10,7 @@ from avtbench.bench.contract_suite import Broken, Factory, checks
 def test_a_good_method_holds(write, toy):
     every = checks(Factory(str(write("toy.py", toy))))
 
-    assert len(every) == 10
+    assert len(every) == 11
     for name, check in every:
         if name != "decodes in a fresh process":  # which the test of avtbench check shows
             check()

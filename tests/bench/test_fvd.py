@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from avtbench.bench import fvd
+from avtbench.bench import cli, fvd
 from avtbench.bench.errors import UserError
+from avtbench.datasets.video import write_lossless
 
 
 def test_frechet_distance_of_known_gaussians():
@@ -27,8 +28,11 @@ def test_refused_with_the_reason(tmp_path):
         fvd.fvd(clips[:255], clips[:255], tmp_path)
     with pytest.raises(UserError, match="256 clips and 255 reconstructions"):
         fvd.fvd(clips, clips[:255], tmp_path)
-    with pytest.raises(UserError, match="none was given"):
+    with pytest.raises(UserError, match=r"needs the TorchScript file .* give it with --i3d FILE"):
         fvd.fvd(clips, clips, None)
+    (tmp_path / "page.pt").write_text("<html>")
+    with pytest.raises(UserError, match=r"page.pt is no TorchScript file"):
+        fvd.fvd(clips, clips, tmp_path / "page.pt")
     with pytest.raises(UserError, match=r"no I3D network at .*gone.pt"):
         fvd.fvd(clips, clips, tmp_path / "gone.pt")
 
@@ -46,12 +50,45 @@ class Colours(torch.nn.Module):
         return x.mean(dim=[2, 3, 4])
 
 
-def test_a_shift_of_all_colours_is_its_square(tmp_path):
-    torch.jit.script(Colours()).save(str(tmp_path / "i3d.pt"))
+@pytest.fixture(scope="module")
+def i3d(tmp_path_factory):
+    path = tmp_path_factory.mktemp("i3d") / "i3d.pt"
+    torch.jit.script(Colours()).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 30), (30, 41), (41, 30), (300, 225)])
+def test_every_shape_is_cropped_to_the_networks_square(i3d, height, width):
+    clip = torch.full((2, height, width, 3), 255, dtype=torch.uint8)
+    assert fvd.features(clip, torch.jit.load(str(i3d))) == pytest.approx([1, 1, 1])
+
+
+def test_a_shift_of_all_colours_is_its_square(i3d):
     random = torch.Generator().manual_seed(0)
     clips = [
         torch.full((1, 8, 10, 3), int(v), dtype=torch.uint8) for v in torch.randint(0, 200, (256,), generator=random)
     ]
     brighter = [clip + 51 for clip in clips]  # 0.4 on [-1, 1]
-    assert fvd.fvd(clips, clips, tmp_path / "i3d.pt") == pytest.approx(0, abs=1e-6)
-    assert fvd.fvd(clips, brighter, tmp_path / "i3d.pt") == pytest.approx(3 * 0.4**2, abs=1e-5)
+    assert fvd.fvd(clips, clips, i3d) == pytest.approx(0, abs=1e-6)
+    assert fvd.fvd(clips, brighter, i3d) == pytest.approx(3 * 0.4**2, abs=1e-5)
+
+
+def test_the_command_reads_two_folders(tmp_path, i3d, capsys):
+    def call(*more: str) -> tuple[int, str]:
+        code = cli._main(["fvd", str(tmp_path / "a"), str(tmp_path / "b"), "--i3d", str(i3d), *more])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    assert call() == (2, f"avtbench: FVD: there is no folder {tmp_path / 'a'}, expected one of videos\n")
+    for folder, shift in (("a", 0), ("b", 51)):
+        (tmp_path / folder).mkdir()
+        for clip in range(fvd.FEWEST_CLIPS):
+            write_lossless(tmp_path / folder / f"{clip}.avi", np.full((1, 16, 16, 3), clip % 200 + shift, np.uint8))
+    assert call() == (0, "FVD 0.48, 256 clips\n")
+    (tmp_path / "b" / "7.avi").rename(tmp_path / "b" / "seven.avi")
+    assert "2 clips stand in one folder only, first 7.avi" in call()[1]
+    (tmp_path / "a" / "7.avi").unlink()
+    (tmp_path / "b" / "seven.avi").unlink()
+    code, said = call()
+    assert code == 2
+    assert "FVD: 255 clips, at least 256 are needed" in said

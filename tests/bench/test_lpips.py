@@ -38,6 +38,39 @@ def frames() -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
+TORCHVISION = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
+
+
+@pytest.mark.parametrize("net", TORCHVISION)
+def test_the_graph_is_that_of_the_lpips_package(tmp_path, frames, net):
+    """Slices, keys and heads: the numbers of the network that the package builds itself on the same backbone."""
+    ensure_importable()
+    import lpips
+    from torchvision import models
+
+    with torch.device("meta"):  # the classifier, most of VGG, is not needed
+        backbone = getattr(models, TORCHVISION[net])(weights=None)
+    random = torch.Generator().manual_seed(2)
+    features = {
+        name: torch.randn(like.shape, generator=random) / max(1, like[0].numel()) ** 0.5
+        for name, like in backbone.features.state_dict().items()
+    }
+    backbone.features.to_empty(device="cpu").load_state_dict(features)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lpips.pretrained_networks.tv, TORCHVISION[net], lambda pretrained: backbone)
+        theirs = lpips.LPIPS(net=net, verbose=False)
+
+    path = tmp_path / lpips_net.BACKBONES[net].file
+    torch.save({f"features.{k}": v for k, v in features.items()} | {"classifier.1.weight": torch.zeros(10, 4)}, path)
+    ours = lpips_net.load(net, weights=path)
+    assert ours.absent is None
+    x, y = (v.permute(0, 3, 1, 2).repeat(1, 1, 2, 2) for v in frames)  # 64x80
+    with torch.inference_mode():
+        expected = theirs(x.float() / 127.5 - 1, y.float() / 127.5 - 1).flatten().tolist()
+    assert ours(x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)) == pytest.approx(expected, abs=1e-6)
+    assert min(expected) > 1e-3
+
+
 def test_absent_is_one_line_that_says_what_to_do(tmp_path):
     column = lpips_net.load("squeeze")
     assert column.column == "lpips_squeeze"

@@ -72,6 +72,15 @@ def test_every_point_becomes_a_row(store, tiny_run):
     assert store.previews(outcome.run)[0].original.startswith(b"\x89PNG")
 
 
+def test_clips_of_the_same_pixels_are_points_of_their_own(store, tiny_run, write, tiny):
+    spec = tiny_run("dataset.number=2")
+    write("tiny.py", tiny, "int(ref.name[5:])", "0")
+    outcome = runner.run(runner.plan(spec), store)
+    rows = store.rows(outcome.run)
+    assert [(r.clip, r.setting) for r in rows] == [("clip-0", 0), ("clip-0", 20), ("clip-1", 0), ("clip-1", 20)]
+    assert len({r.clip_digest for r in rows}) == 1
+
+
 def test_a_sweep_encodes_once_per_clip(store, tiny_run, write, toy, tmp_path):
     log = tmp_path / "log"
     runner.run(runner.plan(tiny_run(toy=write("counted.py", counting(toy, log)))), store)

@@ -3,7 +3,9 @@
 import sqlite3
 
 import pytest
+from pydantic import ValidationError
 
+from avtbench.bench.profiles import ProfileError
 from avtbench.bench.rows import Preview, Quality, Rate, Row, Status
 from avtbench.bench.store import SCHEMA, Store, StoreError, frame
 
@@ -93,6 +95,27 @@ def test_a_transaction_that_breaks_leaves_nothing(store):
         store.put("a", "s1", row("k1"), bad)
 
     assert store.rows("a") == []
+
+
+def test_a_row_without_a_profile_cannot_be_stored(store):
+    """Not by leaving it out, and not past the checks of the row either."""
+    store.begin("a", "a", {}, ["s1"])
+    whole = row("k1")
+    with pytest.raises(ValidationError, match="a finished quality row needs quality and rate"):
+        Row(**{**whole.model_dump(), "quality": None})
+    bare = Quality.model_construct(**{**whole.quality.model_dump(), "profile": None})
+    for missing, said in ((bare, "quality.profile: Input should be a valid string"), (None, "needs quality and rate")):
+        with pytest.raises(StoreError, match=f"k1: cannot be stored, .*{said}"):
+            store.put("a", "s1", whole.model_copy(update={"quality": missing}))
+    assert store.rows("a") == []
+
+
+def test_two_profiles_never_share_a_column_of_the_exported_table(store):
+    one = row("k1")
+    other = row("k2").model_copy(update={"quality": one.quality.model_copy(update={"profile": "vidtok/1"})})
+    assert len(frame([other])) == 1
+    with pytest.raises(ProfileError, match="metric profiles tokenbench/1 and vidtok/1; a table or an axis holds one"):
+        frame([one, other])
 
 
 def test_a_table_for_pandas(store, tmp_path):

@@ -138,6 +138,14 @@ def test_a_manifest_chooses_orders_and_groups(listed):
     assert names(Folder(listed, manifest="MANIFEST.csv")) == ["sub dir/c.mp4", "a.mp4", "b.mp4", "gone.mp4"]
 
 
+def test_a_manifest_can_be_read_under_one_folder(listed):
+    assert names(Folder(manifest=listed / "MANIFEST.csv", split="train", under="sub dir")) == ["sub dir/c.mp4"]
+    with pytest.raises(ClipError, match="lists nothing under sub; there is"):
+        Folder(manifest=listed / "MANIFEST.csv", under="sub").clips()
+    with pytest.raises(ClipError, match="under=sub needs a manifest"):
+        Folder(listed, under="sub")
+
+
 def test_a_listed_file_that_is_gone_is_one_bad_clip(listed):
     dataset = Folder(manifest=listed / "MANIFEST.csv", split="eval")
     assert names(dataset) == ["a.mp4", "gone.mp4"]

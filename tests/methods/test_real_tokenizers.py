@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from avtbench.bench.contract_suite import Factory, checks
+from avtbench.methods.baselines import Hold
 from avtbench.methods.contract import ContractError
 from avtbench.methods.placement import seeded
 from avtbench.methods.stages import counting
@@ -110,6 +112,57 @@ def test_more_than_one_temporal_tile_is_one_pass(tokenizer):
         torch.testing.assert_close(z, whole)
 
 
+FLAGS = ("use_framewise_encoding", "use_framewise_decoding", "use_tiling", "use_slicing")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("cls", [CosmosDiffusers, Wan21, Hunyuan, CogVideoX, LTX], ids=lambda cls: cls.name)
+def test_the_traps_are_there_and_are_avoided(cls):
+    """Left to itself a model drops frames of an illegal length without a word, samples, and cuts clips into tiles."""
+    tokenizer = random(cls)
+    video = clip(11, 32, 32)
+    x = video.permute(3, 0, 1, 2)[None] / 127.5 - 1
+    assert tokenizer.vae.decode(tokenizer.vae.encode(x).latent_dist.mode()).sample.shape[2] == 9
+    z = tokenizer.encode(video)
+    assert tokenizer.decode(z, (11, 32, 32)).shape == (11, 32, 32, 3)
+
+    legal = tokenizer.legal(11, 32, 32)[0]
+    padded = torch.cat([x, x[:, :, -1:].expand(-1, -1, legal - 11, -1, -1)], 2)
+    posterior = tokenizer.vae.encode(padded).latent_dist
+    torch.testing.assert_close(z, posterior.mode()[0])
+    if cls is not CosmosDiffusers:  # whose posterior is a point
+        assert not torch.allclose(z, posterior.sample()[0])
+
+    assert not any(getattr(tokenizer.vae, flag, False) for flag in FLAGS)
+
+
+@torch.inference_mode()
+def test_hunyuan_decodes_a_long_clip_whole():
+    tokenizer = random(Hunyuan)
+    z = tokenizer.encode(clip(25, 32, 32))
+    whole = tokenizer.vae.decoder(tokenizer.vae.post_quant_conv(z[None]))[0]
+    torch.testing.assert_close(tokenizer.decode_latent(z), whole)
+    tokenizer.vae.use_framewise_decoding = True  # as diffusers has it
+    assert not torch.allclose(tokenizer.decode_latent(z), whole)
+
+
+def suite(cls):
+    under = {"name": cls.name, "weights": "random"} | ({} if SMALL[cls] is None else {"config": SMALL[cls]})
+    return dict(checks(Factory("hold", under)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", SMALL, ids=lambda cls: cls.name)
+def test_a_method_on_it_keeps_the_whole_contract(cls):
+    for check in suite(cls).values():
+        check()
+
+
+@pytest.mark.parametrize("cls", SMALL, ids=lambda cls: cls.name)
+def test_a_method_on_it_gives_every_size_back(cls):
+    suite(cls)["any size comes back"]()
+
+
 def test_random_weights_follow_the_seed_and_are_stamped(tokenizer):
     assert tokenizer.weights == "random"
     assert random(type(tokenizer)).digest == tokenizer.digest
@@ -157,7 +210,9 @@ def test_the_models_own_statistics_become_the_unit_of_thresholds(tmp_path):
     assert wan.mean.shape == wan.std.shape == (16,)
     torch.testing.assert_close(wan.std[:2], torch.tensor([2.8184, 1.4541]))
     torch.testing.assert_close(saved(Hunyuan).std, torch.full((16,), 1 / 0.476986))
-    assert saved(Hunyuan).mean is None
+    for cls in (Hunyuan, CogVideoX):  # a bare factor: the published practice divides by it, without a shift
+        assert torch.equal(saved(cls).mean, torch.zeros(16))
+    assert Hold(saved(CogVideoX)).scale.flatten()[0] == pytest.approx(1 / 1.15258426)
     assert saved(CosmosDiffusers).std is None
     per_frame = saved(CosmosDiffusers, latents_mean=[0.0, 2.0] * 16, latents_std=[1.0] * 32)
     torch.testing.assert_close(per_frame.mean, torch.ones(16))

@@ -24,12 +24,35 @@ def test_torchvision_imports_after_the_guard_and_the_answer_does_not_change():
     assert out.startswith("True ")
 
 
-def test_a_library_that_cannot_load_is_replaced_by_declarations():
-    broken = (
-        "import torch\n"
-        "def refuse(path): raise OSError(path)\n"
-        "torch.ops.load_library = refuse\n" + GUARDED + "\n"
-        "import torchvision\n"
-        "print(whole, hasattr(torch.ops.torchvision, 'nms'), hasattr(torch.ops.torchvision, 'qnms'))"
+BROKEN = "import torch\ndef load(path): raise OSError(path)\ntorch.ops.load_library = load\n"
+"""As a torchvision built for CUDA beside a torch without it."""
+
+WHOLE = """
+import torch
+kept = []
+def load(path):  # the guard finds the box operators in the library; torchvision's own check for more of them does not
+    if kept: raise OSError(path)
+    kept.append(torch.library.Library("torchvision", "FRAGMENT"))
+    for name in ("nms", "qnms"):
+        kept[0].define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+torch.ops.load_library = load
+"""
+
+
+@pytest.mark.parametrize(("torchvision", "whole"), [(BROKEN, False), (WHOLE, True)], ids=["broken", "whole"])
+def test_lpips_and_diffusers_work_with_a_torchvision_that_is_broken_or_whole(tmp_path, torchvision, whole):
+    pytest.importorskip("diffusers")
+    code = torchvision + (
+        "from avtbench.methods.tokenizers.wan21 import Wan21\n"
+        "config = {'base_dim': 8, 'num_res_blocks': 1, 'dim_mult': [1, 2, 2, 2]}\n"
+        "z = Wan21(weights='random', config=config).encode(torch.zeros(5, 32, 32, 3, dtype=torch.uint8))\n"
+        "from torchvision.models import squeezenet1_1\n"
+        "torch.manual_seed(0)\n"
+        f"torch.save(squeezenet1_1(weights=None).state_dict(), {str(tmp_path / 'net.pth')!r})\n"
+        "from avtbench.bench import lpips_net\n"
+        "from avtbench.methods.torchvision_guard import ensure_importable\n"
+        f"column = lpips_net.load('squeeze', weights={str(tmp_path / 'net.pth')!r})\n"
+        "x = torch.arange(3072, dtype=torch.uint8).view(1, 32, 32, 3)\n"
+        "print(ensure_importable(), hasattr(torch.ops.torchvision, 'nms'), column(x, 255 - x)[0] > 0, list(z.shape))"
     )
-    assert in_a_fresh_process(broken) == "False True True"
+    assert in_a_fresh_process(code) == f"{whole} True True [16, 2, 4, 4]"

@@ -9,8 +9,10 @@ from PIL import Image
 
 from avtbench.reports import figures
 from avtbench.reports.curves import curves
+from avtbench.reports.errors import ReportError
 from avtbench.reports.frame import frame
 from avtbench.reports.palette import KNOWN, look, looks
+from avtbench.reports.times import speed_summary
 
 
 def lines_of(figure):
@@ -100,3 +102,22 @@ def test_files_are_the_same_for_the_same_rows(make, tmp_path):
     for ending in ("pdf", "png"):
         assert (tmp_path / "one" / f"rd.{ending}").read_bytes() == (tmp_path / "two" / f"rd.{ending}").read_bytes()
     assert Image.open(tmp_path / "one" / "rd.png").width >= 1000
+
+
+def test_two_profiles_cannot_share_an_axis(make):
+    rows = make.sweep(["lit"], clips=3) + make.sweep(["hold"], clips=3)
+    mixed = frame([row.model_copy(update={"quality": other(row)}) if row.method == "hold" else row for row in rows])
+    for draw in (lambda: curves(mixed, "davis"), lambda: figures.motion_scatter(mixed), lambda: speed_summary(mixed)):
+        with pytest.raises(ReportError, match="metric profiles tokenbench/1 and vidtok/1; a table or an axis"):
+            draw()
+
+
+def test_a_historical_profile_is_never_drawn(make):
+    rows = [make.quality_row("lit", s, 0, profile="tokenbench-uint8wrap/0") for s in (0.4, 0.6)]
+    with pytest.raises(ReportError, match="historical and never plotted"):
+        curves(frame(rows), "davis")
+
+
+def other(row):
+    """The quality of a row as if measured under another profile."""
+    return row.quality and row.quality.model_copy(update={"profile": "vidtok/1"})

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from avtbench.reports import findings, tables
+from avtbench.reports.errors import ReportError
 from avtbench.reports.frame import frame
 from avtbench.reports.times import speed_summary
 
@@ -146,3 +147,11 @@ def test_a_refused_delta_shows_the_overlap_in_its_place(make):
     cells = table.texts.set_index("against")["BD-rate (%)"]
     assert cells["hold"] == "refused (0%)"
     assert table.values["refused"].str.contains("at least 50% is needed").any()
+
+
+def test_two_profiles_cannot_share_a_column(make):
+    rows = [make.quality_row("lit", s, 0, profile="tokenbench/1") for s in (0.4, 0.6)]
+    rows += [make.quality_row("hold", s, 0, profile="frame-mean/1") for s in (0.4, 0.6)]
+    for build in (tables.matched, tables.swept):
+        with pytest.raises(ReportError, match="metric profiles frame-mean/1 and tokenbench/1; a table or an axis"):
+            build(frame(rows), "shared")
