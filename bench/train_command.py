@@ -32,6 +32,7 @@ Rate = Annotated[float, typer.Option(help="Peak learning rate.")]
 Seed = Annotated[int, typer.Option(help="Of initialisation and data order.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; several GPUs through accelerate launch.")]
 Size = Annotated[int, typer.Option(help="Shorter side to which videos are resized, in pixels.")]
+Checks = Annotated[int, typer.Option(min=1, help="Checkpoints, each with a look at the held-out clips.")]
 Budget = Annotated[str, typer.Option(help="Shorten the schedule to this time, e.g. 40m; empty keeps --steps.")]
 TokenizerName = Annotated[str, typer.Option("--tokenizer", help="Frozen tokeniser (see avtbench ls).")]
 Knobs = Annotated[
@@ -62,6 +63,7 @@ def tokenizer(
     seed: Seed = 0,
     device: Device = "cpu",
     precision: Precision = "",
+    checks: Checks = 24,
     budget: Budget = "",
 ) -> None:
     """Train the embedded tokeniser: it starts as a fitted linear transform and learns the nonlinear rest."""
@@ -71,7 +73,7 @@ def tokenizer(
 
     train, held = read_apart(data, held_out, size)
     task = TokenizerTask(train, held, EmbeddedConfig(), crop=crop, batch=batch, seed=seed, candidates=candidates)
-    _train(task, out, steps, learning_rate, seed, device, precision, budget)
+    _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 
 
 @app.command(
@@ -143,6 +145,7 @@ def lit(
     seed: Seed = 0,
     device: Device = "cpu",
     precision: Precision = "",
+    checks: Checks = 24,
     budget: Budget = "",
 ) -> None:
     """Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser."""
@@ -162,7 +165,7 @@ def lit(
         config=LITConfig(base.channels, width, depth, heads=max(width // 16, 1), **shape), objective=loss,
         perceptual=_perceptual(loss, lpips, lpips_weights),
     )  # fmt: skip
-    _train(task, out, steps, learning_rate, seed, device, precision, budget)
+    _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 
 
 def _command(name: str, summary: str) -> None:
@@ -182,11 +185,12 @@ def _command(name: str, summary: str) -> None:
         seed: Seed = 0,
         device: Device = "cpu",
         precision: Precision = "",
+        checks: Checks = 24,
         budget: Budget = "",
     ) -> None:
         base = _base(tokenizer, set_, device)
         task = _adapter(name, data, out, held_out, base, size, cache, frames, batch, crops, seed)
-        _train(task, out, steps, learning_rate, seed, device, precision, budget)
+        _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 
     command.__doc__ = summary
     app.command(name, epilog=f"Example: avtbench train {name} --tokenizer embedded --data videos --out run")(command)
@@ -266,6 +270,7 @@ def _train(
     seed: int,
     device: str,
     precision: str,
+    checks: int,
     budget: str,
 ) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -278,7 +283,7 @@ def _train(
     if precision not in ("float32", "bfloat16"):
         raise UserError(f"--precision is {precision}, expected float32 or bfloat16")
     schedule = Schedule(
-        steps, learning_rate, warmup=min(300, steps // 10), check_every=max(steps // 24, 1), seed=seed,
+        steps, learning_rate, warmup=min(300, steps // 10), check_every=max(steps // checks, 1), seed=seed,
         precision=precision,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
