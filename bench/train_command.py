@@ -33,7 +33,21 @@ Seed = Annotated[int, typer.Option(help="Of initialisation and data order.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; several GPUs through accelerate launch.")]
 Size = Annotated[int, typer.Option(help="Shorter side to which videos are resized, in pixels.")]
 Checks = Annotated[int, typer.Option(min=1, help="Checkpoints, each with a look at the held-out clips.")]
-Budget = Annotated[str, typer.Option(help="Shorten the schedule to this time, e.g. 40m; empty keeps --steps.")]
+
+
+def _duration(text: str) -> str:
+    from avtbench.bench.durations import seconds
+
+    try:
+        return text and str(seconds(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text}: {error}") from None
+
+
+Budget = Annotated[
+    str,
+    typer.Option(help="Shorten the schedule to this time, e.g. 40m; empty keeps --steps.", callback=_duration),
+]
 TokenizerName = Annotated[str, typer.Option("--tokenizer", help="Frozen tokeniser (see avtbench ls).")]
 Knobs = Annotated[
     list[str], typer.Option("--set", "-s", help="KNOB=value of the tokeniser, e.g. weights=PATH.", show_default=False)
@@ -297,17 +311,6 @@ def _train(
             if now.checked:
                 bar.console.print(f"step {now.step}: {said} {held}", highlight=False)
 
-        card = train(task, out, schedule, device, show, budget_s=_seconds(budget) if budget else None)
+        card = train(task, out, schedule, device, show, budget_s=float(budget) if budget else None)
     print(f"{out / 'model.safetensors'}: {card['parameters']:,} parameters, {card['steps_done']} steps, "
           f"{card['seconds']:.0f} s; card.json, log.csv and curve.png beside it")  # fmt: skip
-
-
-def _seconds(text: str) -> float:
-    import pandas as pd
-
-    from avtbench.bench.errors import UserError
-
-    try:
-        return float(pd.Timedelta(text).total_seconds())
-    except ValueError:
-        raise UserError(f"--budget {text}: expected a time such as 40m or 2h") from None
