@@ -310,7 +310,9 @@ class _Launch:
         self.tell(f"{self._name}: warming up")
         self._warm()
         if self.launch == 0:
+            self.sampling = False  # a count that fails is no reason not to time
             self._extras(dry=True)
+            self.sampling = True
         recent = {j: point.warmup[-1] for (_, j), point in self.points.items() if point.warmup}
         costly = {j: call for j, call in recent.items() if not self._dry(j)} if self.launch == 0 else {}
         reserve = EXTRAS_COST * sum(costly.values())

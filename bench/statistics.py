@@ -366,14 +366,16 @@ def traits(row: Row) -> str:
 
 
 def with_flops(rows: Sequence[Row]) -> list[Row]:
-    """Rows in which stages without FLOPs have those that another launch, clip or number format counted.
+    """Rows in which stages without FLOPs have those that another launch or number format counted.
 
-    Operations follow from shapes, so a configuration that was counted once is known for every row that differs from it
-    in launch, machine or number format, and where the search length is the same; times are never carried over.
+    A configuration that was counted once on a clip is known for every row that differs from it in launch, machine or
+    number format, and where the search length is the same; under a forced trace on every clip of the size, since what
+    is kept does not follow from the content there. Times are never carried over.
     """
 
     def place(row: Row) -> tuple[object, ...]:
-        return row.method, traits(row), row.setting, row.frames, row.height, row.width
+        clip = () if row.timing is not None and row.timing.forced else (row.dataset, row.clip)
+        return row.method, traits(row), row.setting, row.frames, row.height, row.width, clip
 
     known: dict[tuple[object, ...], dict[str, tuple[dict[str, int], int]]] = {}
     for row in rows:

@@ -52,11 +52,11 @@ def write(
 ) -> list[Answer]:
     """Write the page to ``out`` with its figures and tables in :data:`BESIDE` and :data:`ABLATION`; return its answers.
 
-    ``command``: what made it, printed at the top. Rows that several runs share are taken once. Raises
+    ``command``: what made it, printed at the top. A point that several runs hold is taken from the last of them. Raises
     :class:`ReportError` in one line where there is nothing to tell, where a method has several variants on one
     tokeniser, or where the page cannot be written.
     """
-    rows = list({row.key: row for run in runs for row in run.rows if row.tier == TIER and row.tokenizer}.values())
+    rows = list({_point(row): row for run in runs for row in run.rows if row.tier == TIER and row.tokenizer}.values())
     if not any(row.method == LIT for row in rows):
         raise ReportError(f"the runs hold no rows of {LIT}; give runs of it, e.g. avtbench run eval")
     tokenizers = list(dict.fromkeys(row.tokenizer for row in rows))
@@ -282,11 +282,20 @@ class _Chapter:
         return f"{to_markdown(table).rstrip()}\n\n[The same in full precision]({(BESIDE / name).as_posix()}.csv)"
 
 
+def _point(row: Row) -> tuple[Any, ...]:
+    """What makes two rows the same point, whatever source they were measured with."""
+    how = row.timing and (row.timing.scenario, row.timing.launch, row.timing.dtype, row.environment)
+    size = (row.frames, row.height, row.width)
+    variant = repr(sorted(row.parameters.items()))
+    return row.pass_, row.method, row.alias, row.tokenizer, variant, row.setting, row.dataset, row.clip, size, how
+
+
 def _complete(table: pd.DataFrame) -> pd.DataFrame:
     """Leave out settings that a method was asked for on fewer clips than its others, as where runs sweep differently:
     a mean over other clips is another curve."""
     quality = table[table["pass"] == "quality"]
-    asked = quality.groupby(["label", "setting"])["clip"].transform("size")
+    clip = quality["dataset"] + "/" + quality["clip"]
+    asked = clip.groupby([quality["label"], quality["setting"]]).transform("nunique")
     most = asked.groupby(quality["label"]).transform("max")
     return table.drop(index=quality.index[(asked < most).to_numpy()])
 
