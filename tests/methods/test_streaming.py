@@ -59,7 +59,8 @@ def test_the_tokeniser_and_the_rule_of_lit_stream_exactly(video, name):
     keep, _, frames = whole(method, video)
     keep_in_chunks, _, frames_in_chunks = streamed(method, video)
     assert torch.equal(keep_in_chunks, keep)
-    assert torch.allclose(frames_in_chunks[:17], frames[:17], atol=1e-4 if name == "full-rate" else 0.05)
+    first_chunk = whole(method, video[:17])[2]  # a filler looks ahead, but not beyond the chunk
+    assert torch.allclose(frames_in_chunks[:17], first_chunk, atol=1e-4)
     if name == "full-rate":
         assert torch.allclose(frames_in_chunks, frames, atol=1e-4)
 
