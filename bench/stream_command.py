@@ -177,13 +177,10 @@ def _page(means: Any, command: str, chunk: int, frames: int, size: int, digests:
 def _clips(data: str, frames: int, size: int, device: str) -> Iterator[tuple[str, Tensor]]:
     import torch
 
-    from avtbench.bench import plugins
+    from avtbench.bench.training import videos_at
     from avtbench.datasets.contract import View
 
-    manifest, colon, split = data.rpartition(":")
-    listed = bool(colon) and manifest.endswith(".csv")
-    place: dict[str, Any] = {"manifest": manifest, "split": split} if listed else {"root": data}
-    dataset = plugins.create("dataset", "folder", **place)
+    dataset = videos_at(data)
     for ref in dataset.clips():
         clip = dataset.read(ref, View(size=size or None, frames=frames))
         if len(clip.video) == frames:

@@ -54,7 +54,7 @@ def read_training(places: Iterable[str], size: int) -> list[TrainingClip]:
     """Clips of folders or ``MANIFEST.csv:SPLIT``, shorter side resized to ``size``; says what was left out and why."""
     train: list[TrainingClip] = []
     for place in places:
-        clips, refused = read_clips(_dataset(place, windows=3), View(size, square=False, frames=LONGEST))
+        clips, refused = read_clips(videos_at(place, windows=3), View(size, square=False, frames=LONGEST))
         train += clips
         ended = sum("expected more than" in line for line in refused)
         print(f"{place}: {len(clips)} clips; {ended} windows begin after the end of their recording")
@@ -71,14 +71,15 @@ def read_held_out(pairs: Iterable[str], size: int) -> dict[str, list[TrainingCli
         name, sign, place = pair.partition("=")
         if not sign:
             raise UserError(f"--held-out {pair}: expected NAME=FOLDER or NAME=MANIFEST.csv:SPLIT")
-        held[name], refused = read_clips(_dataset(place), View(size, frames=17))
+        held[name], refused = read_clips(videos_at(place), View(size, frames=17))
         print(f"held out {name}: {len(held[name])} clips")
         for line in refused:
             print(f"  left out: {line}")
     return held
 
 
-def _dataset(place: str, windows: int = 1) -> VideoDataset:
+def videos_at(place: str, windows: int = 1) -> VideoDataset:
+    """The data set that ``FOLDER`` or ``MANIFEST.csv:SPLIT`` names."""
     manifest, colon, split = place.rpartition(":")
     if colon and manifest.endswith(".csv"):
         return plugins.create("dataset", "folder", manifest=manifest, split=split, windows=windows)

@@ -207,7 +207,7 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floor: floa
             timing = fast.first.timing
             assert timing is not None
             size = f"{fast.first.frames}x{fast.first.height}x{fast.first.width}, {timing.dtype}"
-            verdict = found.verdict(floor) if found.interval.startswith("[") and found.low > 0 else "open: one pair"
+            verdict = found.verdict(floor) if found.low > 0 else "open: one pair"
             lines.append(
                 {
                     "level": level, "slow": slow.name, "fast": fast.name, "side": side, "size": size,

@@ -270,8 +270,7 @@ class InpaintingTask:
         save_file(tensors, path, header_for(self.tokenizer, self.config.as_dict()))
 
     def describe(self) -> dict[str, Any]:
-        plain = "mask" if self.config.input == "mask" else "held"
-        name = "infotok-style" if self.masks == "error" else "lit-plain" if plain == "mask" else "lit"
+        name = "infotok-style" if self.masks == "error" else "lit-plain" if self.config.input == "mask" else "lit"
         return {
             "task": name, "config": self.config.as_dict(),
             "tokenizer": self.tokenizer.name, "tokenizer_digest": self.tokenizer.digest,

@@ -85,6 +85,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(part, path)
 
 
+BOOKKEEPING = ("step", "seconds", "loss")
+"""Columns of the log that are no held-out metric."""
+
+
 class _Parallel:
     """One device, or several through accelerate when a launcher has set WORLD_SIZE."""
 
@@ -168,12 +172,14 @@ def train(
     model = parallel.prepare(raw)
     started = time.monotonic()
     losses: list[float] = []
+    held_out: Mapping[str, float] = {k: v for k, v in log[-1].items() if k not in BOOKKEEPING} if log else {}
 
     def elapsed() -> float:
         return spent + time.monotonic() - started
 
     def check() -> None:
-        metrics = task.held_out(averaged, parallel.device)
+        nonlocal held_out
+        held_out = metrics = task.held_out(averaged, parallel.device)
         mean = sum(losses) / len(losses) if losses else None
         losses.clear()
         log.append({"step": step, "seconds": round(elapsed(), 1), "loss": mean, **metrics})
@@ -209,9 +215,8 @@ def train(
         step += 1
         if step % schedule.check_every == 0 or step == schedule.steps:
             check()
-        else:
-            known = {name: value for name, value in log[-1].items() if name not in ("step", "seconds", "loss")}
-            tell(sum(losses) / len(losses), known, checked=False)
+        elif progress is not None:
+            tell(sum(losses) / len(losses), held_out, checked=False)
         if budget_s is not None and step == 100:
             fits = int(step * budget_s / elapsed())
             if fits < schedule.steps:
@@ -246,7 +251,7 @@ def _revision() -> str:
 def _plot(path: Path, log: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
-    metrics = [name for name in log[-1] if name not in ("step", "seconds", "loss")]
+    metrics = [name for name in log[-1] if name not in BOOKKEEPING]
     figure = Figure(figsize=(7, 2.6 * (1 + len(metrics))), layout="constrained")
     for axis, name in zip(figure.subplots(1 + len(metrics), 1, squeeze=False)[:, 0], ["loss", *metrics], strict=True):
         axis.plot([row["step"] for row in log], [row[name] for row in log])
