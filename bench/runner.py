@@ -178,7 +178,10 @@ def _twin(entry: Entry) -> Entry:
 def _entry(bench: Workbench, wanted: MethodSpec, place: int) -> Entry:
     plugin = plugins.get("method", wanted.name)
     method = bench.create(wanted)
-    bench.built.methods[place] = Face.of(method) if bench.timing_only else method
+    if bench.timing_only:
+        bench.built.faces[place] = Face.of(method)
+    else:
+        bench.built.methods[place] = method
     settings = wanted.settings if wanted.settings is not None else list(method.default_settings)
     if not settings:
         raise PluginError(
@@ -256,7 +259,7 @@ class Face:
 class _Built:
     """What a process has built so far; it stays behind when a workbench is sent to another one."""
 
-    methods: dict[int, Method | Face] = field(default_factory=dict)
+    methods: dict[int, Method] = field(default_factory=dict)
     tokenizers: dict[str, Any] = field(default_factory=dict)
     datasets: dict[int, VideoDataset] = field(default_factory=dict)
     sight: dict[tuple[int, str], Sight] = field(default_factory=dict)
@@ -322,21 +325,20 @@ class Workbench:
         return set(self.spec.passes) == {"speed"}
 
     def method(self, entry: int) -> Method:
+        if self.timing_only and entry in self.built.faces:
+            name = self.built.faces[entry].name
+            raise TypeError(f"{name} is not held here: the run only times it, in processes of their own")
         if entry not in self.built.methods:
             self.built.methods[entry] = self.create(self.entries[entry].spec)
-        found = self.built.methods[entry]
-        if isinstance(found, Face):
-            raise TypeError(f"{found.name} is not held here: the run only times it, in processes of their own")
-        return found
+        return self.built.methods[entry]
 
     def face(self, entry: int) -> Face:
         """What rows and keys say of a method."""
         if entry not in self.built.faces:
-            if entry not in self.built.methods and self.timing_only:
-                self.built.methods[entry] = Face.of(self.create(self.entries[entry].spec))
+            self.built.faces[entry] = Face.of(self.method(entry))
+            if self.timing_only:
+                self.built.methods.pop(entry)
                 self.built.tokenizers.clear()
-            found = self.built.methods.get(entry)
-            self.built.faces[entry] = found if isinstance(found, Face) else Face.of(self.method(entry))
         return self.built.faces[entry]
 
     @contextlib.contextmanager
@@ -360,16 +362,15 @@ class Workbench:
         place = (job.dataset, job.ref.name)
         if place not in self.built.sight:
             view = self.spec.view_of(self.spec.datasets[job.dataset])
-            began = time.perf_counter()
             try:
-                found = Sight.of(self.dataset(job.dataset).read(job.ref, view), job.ref)
+                with self._spending("reading"):
+                    found = Sight.of(self.dataset(job.dataset).read(job.ref, view), job.ref)
             except ClipError as error:
                 found = Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", str(error))
             except Exception as error:  # whatever else a reader throws is about this clip, too
                 found = Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", one_line(error))
             self.built.sight.clear()
             self.built.sight[place] = found
-            self.built.spent["reading"] += time.perf_counter() - began
         return self.built.sight[place]
 
     # identity

@@ -20,8 +20,8 @@ from torch import Tensor
 from avtbench.methods.contract import ContractError
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
-SHIPPED = Path(__file__).parent / "weights"
-"""Where ``statistics-NAME.json`` lie."""
+WEIGHTS = Path(__file__).parent / "weights"
+"""What ships with the package: checkpoints, their cards, and ``statistics-NAME.json``."""
 
 
 @dataclass(frozen=True)
@@ -106,4 +106,4 @@ def use_statistics(tokenizer: FrozenTokenizer, path: str | Path) -> None:
 
 @cache
 def _shipped() -> Mapping[str, Path]:
-    return {json.loads(path.read_text())["tokenizer_digest"]: path for path in SHIPPED.glob("statistics-*.json")}
+    return {json.loads(path.read_text())["tokenizer_digest"]: path for path in WEIGHTS.glob("statistics-*.json")}

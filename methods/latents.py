@@ -38,6 +38,9 @@ class LatentMethod(StreamingMethod):
     """
 
     def __init__(self, tokenizer: FrozenTokenizer) -> None:
+        cls = type(self)
+        if cls.choose is LatentMethod.choose and cls.choose_chunk is LatentMethod.choose_chunk:
+            raise ContractError(f"{self.name}: the class defines no rule, expected choose_chunk or choose")
         self.statistics = latent_statistics(tokenizer)
         self.tokenizer = tokenizer
         self.weights: Weights = tokenizer.weights
@@ -57,7 +60,7 @@ class LatentMethod(StreamingMethod):
 
     def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The mask of the next chunk and C_sel, the reference ``[C, h, w]`` to carry on; None at the start."""
-        raise NotImplementedError(f"{type(self).__name__} implements neither choose nor choose_chunk")
+        raise ContractError(str(self.no_stream))
 
     def fill(self, z: Tensor, keep: Tensor) -> Tensor:
         """Standardised latents with dropped positions zeroed -> complete latents; kept positions are not changed."""

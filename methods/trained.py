@@ -12,12 +12,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from avtbench.methods.calibration import latent_statistics
+from avtbench.methods.calibration import WEIGHTS, latent_statistics
 from avtbench.methods.contract import ContractError
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
-
-WEIGHTS = Path(__file__).parent / "weights"
-"""Checkpoints that ship with the package."""
 
 
 def read_safetensors(path: Path, mend: str) -> tuple[dict[str, Tensor], dict[str, str]]:

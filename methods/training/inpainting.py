@@ -23,6 +23,7 @@ from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
 from avtbench.methods.training.loop import write_atomically
+from avtbench.methods.training.tokenizer import in_levels, psnr
 
 Masks = Literal["threshold", "error"]
 Objective = Literal["latent-l2", "latent-l1", "pixel", "lpips"]
@@ -228,15 +229,16 @@ class InpaintingTask:
             self._examples = {group: self._prepare(clips) for group, clips in self.held_out_clips.items()}
         metrics = {}
         for group, examples in self._examples.items():
-            psnr: dict[float, list[float]] = {}
+            psnrs: dict[float, list[float]] = {}
             lpips: dict[float, list[float]] = {}
             for at in examples:
                 filled = model(at.z[None].to(device), at.keep[None].to(device))[0].float()
                 frames = self._cropped(filled.to(self.tokenizer.device), at.original)
-                psnr.setdefault(at.fraction, []).append(_psnr(frames, at.original) - at.psnr)
+                gain = float(psnr(in_levels(frames), at.original.float())) - at.psnr
+                psnrs.setdefault(at.fraction, []).append(gain)
                 if self.perceptual is not None:
                     lpips.setdefault(at.fraction, []).append(at.lpips - self._lpips(frames, at.original))
-            for name, gains in (("gain", psnr), ("lpips_gain", lpips)):
+            for name, gains in (("gain", psnrs), ("lpips_gain", lpips)):
                 for fraction, values in gains.items():
                     metrics[f"{name}_{group}_{round(100 * fraction)}"] = float(np.mean(values))
         return metrics
@@ -253,7 +255,8 @@ class InpaintingTask:
                 keep = mask_at(z, fraction) if self.masks == "threshold" else error > error.quantile(1 - fraction)
                 frames = self._cropped(hold(z, keep), original)
                 lpips = self._lpips(frames, original) if self.perceptual is not None else 0.0
-                examples.append(_Example(z, keep, original, fraction, _psnr(frames, original), lpips))
+                base = float(psnr(in_levels(frames), original.float()))
+                examples.append(_Example(z, keep, original, fraction, base, lpips))
         return examples
 
     def _cropped(self, z: Tensor, original: Tensor) -> Tensor:
@@ -262,7 +265,7 @@ class InpaintingTask:
 
     def _lpips(self, frames: Tensor, original: Tensor) -> float:
         assert self.perceptual is not None
-        rounded = _as_uint8(frames).div(127.5).sub(1)
+        rounded = in_levels(frames).div(127.5).sub(1)
         return float(self.perceptual(rounded[::4], original[::4].float().div(127.5).sub(1)).mean())
 
     def export(self, model: nn.Module, path: Path) -> None:
@@ -303,13 +306,3 @@ def _row_quantile(x: Tensor, q: Tensor) -> Tensor:
     """The ``q[i]`` quantile of ``x[i]`` (lower neighbour), ``[B]``."""
     ordered = x.flatten(1).sort(1).values
     return ordered.gather(1, (q * (ordered.shape[1] - 1)).long().unsqueeze(1)).squeeze(1)
-
-
-def _as_uint8(frames: Tensor) -> Tensor:
-    """Float in [-1, 1] -> float holding the whole numbers 0 to 255, rounded half up."""
-    return frames.add(1).mul(127.5).add(0.5).floor().clamp(0, 255)
-
-
-def _psnr(frames: Tensor, original: Tensor) -> float:
-    error = (_as_uint8(frames) - original.float()).square().mean().clamp_min(1e-4)
-    return float(10 * torch.log10(255**2 / error))

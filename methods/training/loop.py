@@ -147,19 +147,19 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
-    parallel = _Parallel(torch.device(device), schedule.precision)
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else None
+    before = Schedule(**saved["schedule"]) if saved else schedule
+    parallel = _Parallel(torch.device(device), before.precision)
     raw = task.model.to(parallel.device)
     averaged = copy.deepcopy(raw).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(task.parameter_groups(raw), lr=schedule.learning_rate, betas=(0.9, 0.99))
     step, spent, log, changes = 0, 0.0, [], []
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=parallel.device, weights_only=True)
+    if saved:
         raw.load_state_dict(saved["model"])
         averaged.load_state_dict(saved["averaged"])
         optimizer.load_state_dict(saved["optimizer"])
         step, spent, log = saved["step"], saved["seconds"], saved["log"]
         changes = saved["changes"]
-        before = Schedule(**saved["schedule"])
         if before.steps != schedule.steps:
             if schedule.steps <= step:
                 raise ValueError(
@@ -168,7 +168,6 @@ def train(
                 )
             changes = [*changes, {"at": step, "from": before.steps, "to": schedule.steps}]
         schedule = replace(before, steps=schedule.steps)
-        parallel.precision = schedule.precision
     model = parallel.prepare(raw)
     started = time.monotonic()
     losses: list[float] = []

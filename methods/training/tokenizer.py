@@ -30,12 +30,18 @@ def to_signed(video: Tensor, device: torch.device | str = "cpu") -> Tensor:
 
 def mean_psnr(original: Sequence[Tensor], reconstruction: Sequence[Tensor]) -> float:
     """Mean over clips of whole-clip PSNR in dB after rounding to uint8; float ``[3, T, H, W]`` in [-1, 1]."""
+    pairs = zip(original, reconstruction, strict=True)
+    return float(torch.stack([psnr(in_levels(a), in_levels(b)) for a, b in pairs]).mean())
 
-    def as_uint8(x: Tensor) -> Tensor:
-        return x.float().add(1).mul(127.5).add(0.5).floor().clamp(0, 255)
 
-    errors = [((as_uint8(a) - as_uint8(b)) ** 2).mean() for a, b in zip(original, reconstruction, strict=True)]
-    return float(torch.stack([10 * torch.log10(255**2 / e.clamp_min(1e-4)) for e in errors]).mean())
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """PSNR in dB of two tensors of levels 0 to 255, at most 88 dB."""
+    return 10 * torch.log10(255**2 / (a - b).square().mean().clamp_min(1e-4))
+
+
+def in_levels(x: Tensor) -> Tensor:
+    """Float in [-1, 1] -> float holding the whole numbers 0 to 255, rounded half up."""
+    return x.float().add(1).mul(127.5).add(0.5).floor().clamp(0, 255)
 
 
 def legal(video: np.ndarray) -> Tensor:

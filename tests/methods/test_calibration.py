@@ -78,7 +78,7 @@ def test_every_tokeniser_takes_a_file_of_statistics(tmp_path, sampler):
 
 def test_shipped_statistics_are_found_by_the_digest_of_the_parameters(tmp_path, sampler, monkeypatch):
     written(tmp_path / "statistics-bare.json", Bare(), sampler)
-    monkeypatch.setattr(calibration, "SHIPPED", tmp_path)
+    monkeypatch.setattr(calibration, "WEIGHTS", tmp_path)
     calibration._shipped.cache_clear()
     assert latent_statistics(Bare()).std.shape == (3,)
     other = Bare()

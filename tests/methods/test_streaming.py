@@ -9,7 +9,7 @@ from avtbench.bench import plugins
 from avtbench.datasets.contract import View
 from avtbench.datasets.synthetic import Synthetic
 from avtbench.methods.contract import ContractError, Tokens
-from avtbench.methods.latents import Latents
+from avtbench.methods.latents import LatentMethod, Latents
 from avtbench.methods.stages import counting
 from avtbench.methods.streaming import Caches, split, stream
 
@@ -175,3 +175,11 @@ def test_methods_that_need_the_whole_clip_say_so():
         assert "takes a clip as a whole" in build(name).no_stream
     for name in ("full-rate", "hold", "lit", "lit-plain"):
         assert build(name).no_stream is None
+
+
+def test_a_method_on_latents_without_a_rule_is_refused_when_it_is_built():
+    class Ruleless(LatentMethod):
+        name = "ruleless"
+
+    with pytest.raises(ContractError, match="ruleless: the class defines no rule, expected choose_chunk or choose"):
+        Ruleless(build("hold").tokenizer)
