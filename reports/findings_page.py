@@ -111,8 +111,10 @@ class _Chapter:
         self.name, self.root = name, root
         table = frame(rows)
         procedural = table["dataset"].map(lambda dataset: base_name(dataset) in PROCEDURAL)
-        self.recorded, self.procedural = (_complete(table[side]) for side in (~procedural, procedural))
-        self.parts = [part for part in (self.recorded, self.procedural) if len(quality_points(part))]
+        recorded, made = (
+            [part for part in _parts(table[side]) if len(quality_points(part))] for side in (~procedural, procedural)
+        )
+        self.parts = [*recorded, *made]
         if not self.parts:
             raise ReportError(f"no quality row on tokeniser {name} is finished; see why with: avtbench report")
         labels = sorted({label for part in self.parts for label in quality_points(part)["label"]}, key=order)
@@ -124,6 +126,9 @@ class _Chapter:
                 "expected one; give runs that hold one, and others with --ablation"
             )
         self.labels = labels
+        self.recorded = max(recorded, key=lambda part: clips_of(part, POOLED), default=table.iloc[:0])
+        self.endings = ["" if p is self.recorded else f"-{datasets_in(quality_points(p))[0]}" for p in recorded]
+        self.endings += ["-procedural"] * len(made)
         self.rivals = [x for x in labels if x != LIT and x not in (HOLD, FULL, RANDOM, ORACLE)]
         self.whole = table
 
@@ -157,7 +162,9 @@ class _Chapter:
         lost = quality_points(self.whole[~self.whole.index.isin(kept)])
         settings = [f"{label} at {setting:g}" for label, setting in lost.groupby(["label", "setting"]).groups]
         left = f" Left out, run on fewer clips than their method's others: {', '.join(settings)}." if settings else ""
-        return f'Clips: {", ".join(counts)}; "{POOLED}" means the recorded ones.{made}{left}'
+        pooled = any(dataset == POOLED for _, dataset in self._places())
+        told = f'; "{POOLED}" means the recorded ones' if pooled else ""
+        return f"Clips: {', '.join(counts)}{told}.{made}{left}"
 
     def _places(self) -> Iterable[tuple[pd.DataFrame, str]]:
         for part in self.parts:
@@ -194,7 +201,7 @@ class _Chapter:
         figure = figures.rate_distortion_grid(panels, qualities)
         names = " and ".join(MEASURES[q].label for q in qualities)
         texts.append(self._figure(figure, "rd", f"{names} over kept tokens, mean over clips"))
-        for part, end in zip(self.parts, ("", "-procedural"), strict=False):
+        for part, end in zip(self.parts, self.endings, strict=True):
             texts.append(self._table(matched(part, TIER, sorted(LEVELS, reverse=True)), f"{self.name}-results{end}"))
         return [], texts
 
@@ -288,6 +295,16 @@ def _point(row: Row) -> tuple[Any, ...]:
     size = (row.frames, row.height, row.width)
     variant = repr(sorted(row.parameters.items()))
     return row.pass_, row.method, row.alias, row.tokenizer, variant, row.setting, row.dataset, row.clip, size, how
+
+
+def _parts(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """All clips as one part where a method ran at two settings or more in every data set, else a part for each."""
+    points = quality_points(table)
+    reach = points.groupby(["label", "setting"])["dataset"].nunique()
+    everywhere = reach[reach == points["dataset"].nunique()].groupby("label").size()
+    if points["dataset"].nunique() < 2 or everywhere.max() > 1:
+        return [_complete(table)]
+    return [_complete(rows) for _, rows in table.groupby("dataset", sort=False)]
 
 
 def _complete(table: pd.DataFrame) -> pd.DataFrame:

@@ -72,6 +72,20 @@ def test_settings_that_not_every_clip_was_asked_for_are_left_out_and_named(make,
     )
 
 
+def test_data_sets_swept_at_other_settings_are_told_apart_and_never_pooled(make, tmp_path):
+    davis = make.sweep(METHODS, clips=8, dataset="davis", speed=False)
+    other = make.sweep(METHODS, clips=5, dataset="tokenbench", speed=False)
+    moved = [r if r.setting is None else r.model_copy(update={"setting": r.setting + 0.01}) for r in other]
+    found = write([Source("a", {}, [*davis, *moved])], tmp_path / "findings.md", "c")
+    claims = [answer.claim for answer in found]
+    for dataset in ("davis", "tokenbench"):
+        assert f"{dataset}: at equal masks lit beats hold in PSNR at 25, 50 and 75 % kept." in claims
+    page = (tmp_path / "findings.md").read_text()
+    assert "all data sets" not in page
+    assert "Left out" not in page
+    assert (tmp_path / "measured/findings/embedded-results-tokenbench.csv").is_file()
+
+
 def test_what_cannot_make_a_page_is_one_line(make, rows, tmp_path):
     with pytest.raises(ReportError, match="hold no rows of lit"):
         write([Source("a", {}, [row for row in rows if row.method != "lit"])], tmp_path / "f.md", "c")
