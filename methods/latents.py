@@ -138,10 +138,12 @@ class LatentMethod(StreamingMethod):
 
     def pack(self, z: Tensor, keep: Tensor, video: tuple[int, int, int]) -> Tokens:
         """Kept latents as they are sent: 16-bit floats."""
-        return Tokens(values=z.permute(1, 2, 3, 0)[keep].half(), keep=keep, video=video, precision=16)
+        values = z.flatten(1).index_select(1, keep.flatten().nonzero().squeeze(1)).T
+        return Tokens(values.to(torch.float16, memory_format=torch.contiguous_format), keep, video, precision=16)
 
     def unpack(self, tokens: Tokens) -> Tensor:
         """``[C, t, h, w]`` with zeros (the latents' mean) at dropped positions."""
-        z = torch.zeros((*tokens.keep.shape, self.tokenizer.channels), device=self.center.device)
-        z[tokens.keep] = tokens.values.to(self.center.device).float()
-        return z.permute(3, 0, 1, 2)
+        keep, values = tokens.keep.to(self.center.device), tokens.values.to(self.center.device).float()
+        z = values.new_zeros((keep.numel(), self.tokenizer.channels))
+        z.index_copy_(0, keep.flatten().nonzero().squeeze(1), values)
+        return z.view(*keep.shape, -1).permute(3, 0, 1, 2)

@@ -12,7 +12,7 @@ Reference = Literal["previous", "last_kept"]
 
 def change(z: Tensor, reference: Tensor) -> Tensor:
     """Temporal-L1 score: mean over channels (axis 0) of ``|z - reference|``."""
-    return (z - reference).abs().mean(0)
+    return (z - reference).abs_().mean(0)
 
 
 def threshold_mask(
@@ -25,19 +25,15 @@ def threshold_mask(
     frame is judged like any other.
     Returns ``keep: bool [t, h, w]`` and the reference to carry on.
     """
-    _, t, h, w = z.shape
-    keep = torch.ones((t, h, w), dtype=torch.bool, device=z.device)
-    start = 0
+    h, w = z.shape[2:]
+    frames, kept = z.unbind(1), []
     if last_kept is None:
-        last_kept, start = z[:, 0], 1
-    if reference == "previous":
-        before = torch.cat([last_kept.unsqueeze(1), z[:, start:-1]], dim=1)
-        keep[start:] = change(z[:, start:], before) > tau
-        return keep, z[:, -1]
-    for k in range(start, t):
-        keep[k] = change(z[:, k], last_kept) > tau
-        last_kept = torch.where(keep[k], z[:, k], last_kept)
-    return keep, last_kept
+        last_kept, frames = frames[0], frames[1:]
+        kept.append(torch.ones((h, w), dtype=torch.bool, device=z.device))
+    for frame in frames:
+        kept.append(change(frame, last_kept) > tau)
+        last_kept = frame if reference == "previous" else torch.where(kept[-1], frame, last_kept)
+    return torch.stack(kept), last_kept
 
 
 def hold(z: Tensor, keep: Tensor, before: Tensor | None = None) -> Tensor:

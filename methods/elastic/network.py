@@ -23,7 +23,7 @@ class ElasticConfig:
 
     channels: int = 16
     width: int = 64
-    depth: int = 3
+    depth: int = 2
     heads: int = 4
     ratio: int = 2
 

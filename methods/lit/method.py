@@ -19,9 +19,6 @@ from avtbench.methods.threshold import Reference, declared_mask, hold
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import read_trained_for
 
-TRAINED_FRAMES = 17
-"""Frames of a training crop: as much as the network sees at once in a stream."""
-
 
 class Lit(Hold):
     """One encoder pass, a threshold, one pass of the Latent Inpainting Transformer, one decoder pass.
@@ -72,7 +69,7 @@ class Lit(Hold):
         The newest frame of C_fill holds last kept values, not what the network made of them: it corrects what the frame
         before shows, and corrections of corrections would drift.
         """
-        longest = self.tokenizer.grid(TRAINED_FRAMES, 1, 1)[0]
+        longest = self.network.config.frames
         before = state.recent if state else z[:, :0]
         context = before[:, -max(longest - z.shape[1], 1) :]
         known = keep.new_ones(context.shape[1:])
@@ -101,11 +98,12 @@ class LitPlain(Lit):
 
 
 def random_lit(size: str, tokenizer: FrozenTokenizer) -> LatentInpaintingTransformer:
-    """An untrained network of ``depth x width`` with heads of 64 and an MLP of four times the width."""
+    """An untrained network of ``depth x width``, heads of 64, an MLP of four times the width; as if for 17 frames."""
     depth, _, width = size.partition("x")
     if not (depth.isdigit() and width.isdigit() and int(depth) and int(width) and int(width) % 64 == 0):
         raise ContractError(f"size is {size!r}, expected depth x width with the width a multiple of 64, such as 12x512")
-    config = LITConfig(tokenizer.channels, int(width), int(depth), heads=int(width) // 64, ratio=4)
+    frames = max(tokenizer.grid(17, 1, 1)[0], 2)
+    config = LITConfig(tokenizer.channels, int(width), int(depth), heads=int(width) // 64, ratio=4, frames=frames)
     with seeded(0):
         network = LatentInpaintingTransformer(config)
     return network.to(tokenizer.device, tokenizer.dtype).eval().requires_grad_(False)

@@ -36,20 +36,23 @@ class LITConfig:
     window:    side of a tile in latent positions.
     input:     ``held`` (last and next kept value, residual output) or ``mask`` (a mask embedding, plain output).
     latents:   the units that the network works in, ``standardised`` or the tokeniser's own (``raw``).
+    frames:    latent frames of a training clip; a stream shows it no more at once.
     """
 
     channels: int = 16
     width: int = 64
-    depth: int = 3
+    depth: int = 1
     heads: int = 4
     ratio: int = 2
     attention: Literal["factorised", "joint"] = "factorised"
     window: int = 8
     input: Literal["held", "mask"] = "held"
     latents: Literal["standardised", "raw"] = "standardised"
+    frames: int = 5
 
     def __post_init__(self) -> None:
-        for name, least in (("channels", 1), ("width", 4), ("depth", 1), ("heads", 1), ("ratio", 1), ("window", 1)):
+        smallest = {"channels": 1, "width": 4, "depth": 1, "heads": 1, "ratio": 1, "window": 1, "frames": 2}
+        for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ContractError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if self.width % self.heads:
@@ -96,16 +99,17 @@ class GroupAttention(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.distance = nn.Parameter(torch.zeros(heads, 2 * REACH + 1)) if across_frames else None
 
-    def forward(self, x: Tensor, key_value: Tensor, group: Group) -> Tensor:
-        """``x``: ``[P, D]`` of dropped positions; ``key_value``: ``[tokens, 2 D]`` of all positions."""
+    def forward(self, x: Tensor, memory: Tensor, group: Group) -> Tensor:
+        """``x``: ``[P, D]`` of dropped positions; ``memory``: ``[tokens, D]`` of all positions."""
         width = x.shape[1]
         size = (self.heads, width // self.heads)
         # embedding: rows of a table by number, several times faster than indexing on a CPU
         q = F.embedding(group.slots, self.query(self.norm(x))).unflatten(-1, size).transpose(1, 2)
-        k, v = F.embedding(group.members, key_value).unflatten(-1, (2, *size)).permute(2, 0, 3, 1, 4)
+        k, v = F.embedding(group.members, self.key_value(memory)).unflatten(-1, (2, *size)).permute(2, 0, 3, 1, 4)
         bias = None
         if self.distance is not None and group.lag is not None:
             bias = self.distance[:, group.lag.clamp(-REACH, REACH) + REACH].transpose(0, 1).to(q.dtype)
@@ -127,9 +131,9 @@ class Block(nn.Module):
             nn.Linear(config.ratio * config.width, config.width),
         )
 
-    def forward(self, x: Tensor, key_values: list[Tensor], groups: list[Group]) -> Tensor:
-        for attention, key_value, group in zip(self.attention, key_values, groups, strict=True):
-            x = attention(x, key_value, group)
+    def forward(self, x: Tensor, memory: Tensor, groups: list[Group]) -> Tensor:
+        for attention, group in zip(self.attention, groups, strict=True):
+            x = attention(x, memory, group)
         return x + self.mlp(x)
 
 
@@ -146,13 +150,11 @@ class LatentInpaintingTransformer(nn.Module):
         super().__init__()
         self.config = config
         c, d = config.channels, config.width
-        self.groupings = 2 if config.attention == "factorised" else 1
         inputs = 3 * c + SCALARS if config.input == "held" else c + 1
         self.mask = nn.Parameter(torch.randn(c) * 0.02) if config.input == "mask" else None
         self.near = nn.Conv2d(inputs, d, 3, padding=1)
         self.wide = nn.Conv2d(d, d, 3, padding=1)
         self.memory = nn.LayerNorm(d)
-        self.key_value = nn.Linear(d, config.depth * self.groupings * 2 * d)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(d)
         self.out = nn.Linear(d, 2 * c if config.input == "held" else c)
@@ -172,10 +174,10 @@ class LatentInpaintingTransformer(nn.Module):
         seen = describe(inside, keep, self.mask)
         x = self._embed(seen.inputs, b, t)
         groups = self._groups(dropped, (b, t, h, w))
-        key_values = self.key_value(self.memory(x)).chunk(self.config.depth * self.groupings, dim=-1)
+        memory = self.memory(x)
         y = F.embedding(dropped, x)
-        for i, block in enumerate(self.blocks):
-            y = block(y, list(key_values[i * self.groupings : (i + 1) * self.groupings]), groups)
+        for block in self.blocks:
+            y = block(y, memory, groups)
         value = self._value(self.out(self.norm(y)).to(inside.dtype), seen, dropped)
         if raw:
             value = (value - self.center) / self.scale

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avtbench.methods.calibration import latent_statistics
+from avtbench.methods.contract import ContractError
 from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, prefix_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
+from avtbench.methods.training.decoded import OBJECTIVES, DecodedDistance, Objective, Perceptual
 from avtbench.methods.training.inpainting import FRACTIONS, LatentBank
 from avtbench.methods.training.tokenizer import mean_psnr
 
@@ -24,18 +26,24 @@ class ElasticTask:
     """Rebuild every latent frame from a prefix of its tokens, counts uniform between 1/16 of the frame and all of it.
 
     The loss of a frame is its error, channels weighted by what they move in pixels, over that of the same prefix
-    without the network (kept values, and the context elsewhere).
+    without the network (kept values, and the context elsewhere); ``pixel`` and ``lpips`` add what
+    :class:`DecodedDistance` says of the clip.
     """
 
     def __init__(
         self, tokenizer: FrozenTokenizer, train: Sequence[TrainingClip],
         held_out: Mapping[str, Sequence[TrainingClip]], config: ElasticConfig, frames: int = 17, crop: int = 128,
         batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
+        objective: Objective = "latent-l2", perceptual: Perceptual | None = None,
     ) -> None:  # fmt: skip
+        if objective == "latent-l1":
+            raise ContractError("loss is 'latent-l1', which the elastic adapter lacks; take another")
         self.tokenizer, self.config, self.batch, self.seed = tokenizer, config, batch, seed
         self.train_clips, self.held_out_clips = train, held_out
         self.sampler = CropSampler(train, frames, crop, 1, seed)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
+        self.objective = objective
+        self.decoded = DecodedDistance(tokenizer, self.sampler, self.bank.effect, objective, perceptual)
         torch.manual_seed(seed)
         self.model: nn.Module = ElasticAdapter(config)
 
@@ -44,20 +52,22 @@ class ElasticTask:
 
     def loss(self, model: nn.Module, step: int, device: torch.device) -> Tensor:
         rng = np.random.default_rng((self.seed, 2, step))
-        z = self.bank.z[rng.integers(len(self.bank.z), size=self.batch)].float().to(device)
+        crops = rng.integers(len(self.bank.z), size=self.batch)
+        z = self.bank.z[crops].float().to(device)
         weight = self.bank.weight.to(device).view(1, -1, 1, 1)
         h, w = z.shape[3:]
-        context, losses = torch.zeros_like(z[:, :, 0]), []
+        context, frames, errors, bases = torch.zeros_like(z[:, :, 0]), [], [], []
         for k in range(z.shape[2]):
             counts = torch.from_numpy(rng.integers(h * w // 16, h * w + 1, size=self.batch)).to(device)
             keep, frame = prefix_mask(counts, h, w), z[:, :, k]
             rebuilt = rebuild(model, frame, context, keep)
             plain = torch.where(keep.unsqueeze(1), frame, context)
-            error = ((rebuilt - frame).square() * weight).mean(dim=(1, 2, 3))
-            base = ((plain - frame).square() * weight).mean(dim=(1, 2, 3))
-            losses.append(error / (base + 1e-3))
+            errors.append(((rebuilt - frame).square() * weight).mean(dim=(1, 2, 3)))
+            bases.append(((plain - frame).square() * weight).mean(dim=(1, 2, 3)) + 1e-3)
+            frames.append(rebuilt)
             context = rebuilt.detach()
-        return torch.stack(losses).mean()
+        error, base = torch.stack(errors), torch.stack(bases)
+        return (error / base).mean() + self.decoded(torch.stack(frames, 2).float(), crops, base.mean(0))
 
     @torch.inference_mode()
     def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -93,7 +103,7 @@ class ElasticTask:
             "task": "elastictok-style", "config": self.config.as_dict(), "tokenizer": self.tokenizer.name,
             "tokenizer_digest": self.tokenizer.digest, "seed": self.seed,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "loss": "squared error of a latent frame over that of the bare prefix, channels weighted by pixel effect",
+            "loss": self.objective, "loss_in_words": OBJECTIVES[self.objective],
             "masks": "nested tail drop, counts uniform in [1/16, 1]", "crops": len(self.bank.z),
             "crop": [self.sampler.frames, self.sampler.size, self.sampler.size], "batch": self.batch,
             "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,22 +22,11 @@ from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
+from avtbench.methods.training.decoded import OBJECTIVES, DecodedDistance, Objective, Perceptual, check_objective
 from avtbench.methods.training.loop import write_atomically
 from avtbench.methods.training.tokenizer import in_levels, psnr
 
 Masks = Literal["threshold", "error"]
-Objective = Literal["latent-l2", "latent-l1", "pixel", "lpips"]
-Perceptual = Callable[[Tensor, Tensor], Tensor]
-
-_L2 = "squared error at dropped positions over that of holding, channels weighted by their pixel effect"
-OBJECTIVES: Mapping[str, str] = {
-    "latent-l2": _L2,
-    "latent-l1": _L2.replace("squared", "absolute"),
-    "pixel": f"{_L2}; for a quarter of the clips also the squared error after the frozen decoder over the same",
-    "lpips": f"{_L2}; for a quarter of the clips also LPIPS after the frozen decoder, every fourth frame",
-}
-PERCEPTUAL_WEIGHT = 5.0
-"""Of LPIPS beside the latent error, so that both are of the order of one."""
 
 FRACTIONS = (0.25, 0.5, 0.75)
 """Kept fractions at which held-out quality is reported."""
@@ -109,11 +98,8 @@ class InpaintingTask:
     5 to 95 %) and, one time in five, random ones; ``error`` draws InfoTok's (positions of least full-rate error are
     dropped, the first frame's too).
     objective: ``latent-l2`` is a clip's squared error at dropped positions over that of holding the last value, each
-    channel weighted by what it moves in pixels; ``latent-l1`` the same with absolute errors. ``pixel`` and ``lpips``
-    add, for a quarter of the clips, the squared error or the LPIPS distance between what the frozen decoder makes of
-    the filled latents and the crop itself, which is what quality is measured against.
-    perceptual: images ``[N, 3, H, W]`` in [-1, 1] twice -> differentiable distances ``[N]``; needed for ``lpips``,
-    and reported for held-out clips where given.
+    channel weighted by what it moves in pixels; ``latent-l1`` the same with absolute errors; ``pixel`` and ``lpips``
+    add what :class:`DecodedDistance` says. perceptual: for that, and reported for held-out clips where given.
     """
 
     def __init__(
@@ -123,19 +109,19 @@ class InpaintingTask:
         references: Sequence[Reference] = ("last_kept", "previous"), objective: Objective = "latent-l2",
         perceptual: Perceptual | None = None,
     ) -> None:  # fmt: skip
-        if objective not in get_args(Objective):
-            raise ContractError(f"loss is {objective!r}, expected one of {', '.join(get_args(Objective))}")
-        if objective == "lpips" and perceptual is None:
-            raise ContractError("loss is 'lpips', which needs a backbone, and none was given; take another loss")
-        if tokenizer.grid(frames, crop, crop)[0] < 2:
+        check_objective(objective, perceptual)
+        latent_frames = tokenizer.grid(frames, crop, crop)[0]
+        if latent_frames < 2:
             raise ContractError(
                 f"crops of {frames} frames are one latent frame of {tokenizer.name}, expected two or more"
             )
+        config = replace(config, frames=latent_frames)
         self.tokenizer, self.config, self.masks, self.batch, self.seed = tokenizer, config, masks, batch, seed
         self.train_clips, self.held_out_clips, self.references = train, held_out, references
         self.objective, self.perceptual = objective, perceptual
         self.sampler = CropSampler(train, frames, crop, 1, seed)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
+        self.decoded = DecodedDistance(tokenizer, self.sampler, self.bank.effect, objective, perceptual)
         self.statistics = latent_statistics(tokenizer)
         torch.manual_seed(seed)
         network = LatentInpaintingTransformer(config)
@@ -196,29 +182,8 @@ class InpaintingTask:
             return apart.mean(dim=(1, 2, 3, 4))
 
         base = distance(held) + 1e-3
-        loss = (distance(filled) / base).mean()
-        if self.objective in ("pixel", "lpips"):
-            few = max(self.batch // 4, 1)
-            loss = loss + self._decoded_distance(filled[:few], self._drawn(self._rng(step))[:few], base[:few])
-        return loss
-
-    def _decoded_distance(self, filled: Tensor, crops: np.ndarray, base: Tensor) -> Tensor:
-        losses = []
-        for ours, crop, norm in zip(filled, crops, base, strict=True):
-            target = self.sampler.sample(int(crop))[0].to(ours.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-            decoded = self._decode(ours)[: len(target)]
-            if self.objective == "pixel":
-                losses.append((decoded - target).square().mean() / (self.bank.effect * norm))
-            else:
-                assert self.perceptual is not None
-                losses.append(PERCEPTUAL_WEIGHT * self.perceptual(decoded[::4], target[::4]).mean())
-        return torch.stack(losses).mean()
-
-    def _decode(self, z: Tensor) -> Tensor:
-        """Standardised ``[C, t, h, w]`` -> frames ``[T, 3, H, W]`` in [-1, 1]; differentiable."""
-        latent = z.to(self.tokenizer.device) * self.statistics.scale + self.statistics.center
-        frames = self.tokenizer.decode_latent(latent.to(self.tokenizer.dtype)).transpose(0, 1).float()
-        return frames.clamp(-1, 1).to(z.device)
+        crops = self._drawn(self._rng(step))
+        return (distance(filled) / base).mean() + self.decoded(filled, crops, base)
 
     @torch.inference_mode()
     def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -261,7 +226,7 @@ class InpaintingTask:
 
     def _cropped(self, z: Tensor, original: Tensor) -> Tensor:
         frames, _, height, width = original.shape
-        return self._decode(z)[:frames, :, :height, :width]
+        return self.decoded.decode(z)[:frames, :, :height, :width]
 
     def _lpips(self, frames: Tensor, original: Tensor) -> float:
         assert self.perceptual is not None

@@ -1,0 +1,81 @@
+"""What a filled clip looks like after the frozen decoder: the part of an adapter's loss that pixels decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avtbench.methods.calibration import latent_statistics
+from avtbench.methods.contract import ContractError
+from avtbench.methods.tokenizers.contract import FrozenTokenizer
+from avtbench.methods.training.crops import CropSampler
+
+Objective = Literal["latent-l2", "latent-l1", "pixel", "lpips"]
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+
+_L2 = "squared latent error over that of the bare kept values, channels weighted by their pixel effect"
+OBJECTIVES: Mapping[str, str] = {
+    "latent-l2": _L2,
+    "latent-l1": _L2.replace("squared", "absolute"),
+    "pixel": f"{_L2}; for a quarter of the clips also the squared error after the frozen decoder over the same",
+    "lpips": f"{_L2}; for a quarter of the clips also LPIPS after the frozen decoder, every fourth frame",
+}
+PERCEPTUAL_WEIGHT = 15.0
+"""Of LPIPS beside the latent error. What a fill decides of LPIPS is of the order of a hundredth."""
+
+
+def check_objective(objective: str, perceptual: Perceptual | None) -> None:
+    """Raise :class:`ContractError` for an unknown loss, or one that lacks its backbone."""
+    if objective not in get_args(Objective):
+        raise ContractError(f"loss is {objective!r}, expected one of {', '.join(get_args(Objective))}")
+    if objective == "lpips" and perceptual is None:
+        raise ContractError("loss is 'lpips', which needs a backbone, and none was given; take another loss")
+
+
+class DecodedDistance:
+    """Squared error (``pixel``) or LPIPS distance (``lpips``) between decoded latents and the crops themselves.
+
+    The target is the crop and not its full-rate decode, because quality is measured against the crop.
+
+    effect: mean squared change of pixels in [-1, 1] when every channel moves by one standard deviation.
+    perceptual: images ``[N, 3, H, W]`` in [-1, 1] twice -> differentiable distances ``[N]``; needed for ``lpips``.
+    """
+
+    def __init__(
+        self, tokenizer: FrozenTokenizer, sampler: CropSampler, effect: Tensor, objective: Objective,
+        perceptual: Perceptual | None,
+    ) -> None:  # fmt: skip
+        check_objective(objective, perceptual)
+        self.tokenizer, self.sampler, self.effect = tokenizer, sampler, effect
+        self.objective, self.perceptual = objective, perceptual
+        self.statistics = latent_statistics(tokenizer)
+
+    def __call__(self, filled: Tensor, crops: np.ndarray, base: Tensor) -> Tensor | float:
+        """Mean over the first quarter of ``filled: [B, C, t, h, w]``, standardised, whose crops have these numbers.
+
+        base: ``[B]``, latent error of the bare kept values, by which a squared error is divided. 0 for a latent loss.
+        """
+        if self.objective not in ("pixel", "lpips"):
+            return 0.0
+        few = max(len(filled) // 4, 1)
+        losses = []
+        for ours, crop, norm in zip(filled[:few], crops[:few], base[:few], strict=True):
+            target = self.sampler.sample(int(crop))[0].to(ours.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+            decoded = self.decode(ours)[: len(target)]
+            if self.objective == "pixel":
+                losses.append((decoded - target).square().mean() / (self.effect.to(norm.device) * norm))
+            else:
+                assert self.perceptual is not None
+                some = slice(int(crop) % 4, None, 4)  # all places within a latent frame over the crops
+                losses.append(PERCEPTUAL_WEIGHT * self.perceptual(decoded[some], target[some]).mean())
+        return torch.stack(losses).mean()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Standardised ``[C, t, h, w]`` -> frames ``[T, 3, H, W]`` in [-1, 1]; differentiable."""
+        latent = z.to(self.tokenizer.device) * self.statistics.scale + self.statistics.center
+        frames = self.tokenizer.decode_latent(latent.to(self.tokenizer.dtype)).transpose(0, 1).float()
+        return frames.clamp(-1, 1).to(z.device)
