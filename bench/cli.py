@@ -562,7 +562,7 @@ def conventions(
     from rich.console import Console
     from rich.table import Table
 
-    from avtbench.bench import conventions as profiles
+    from avtbench.bench.metrics import conventions as profiles
 
     found = profiles.table(clip, recon)
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -582,7 +582,7 @@ def fvd(
     ] = None,
 ) -> None:
     """Fréchet video distance of two folders, as TokenBench takes it; refused below 256 clips."""
-    from avtbench.bench.fvd import fvd_of_folders
+    from avtbench.bench.metrics.fvd import fvd_of_folders
 
     distance, clips = fvd_of_folders(originals, recons, i3d)
     print(f"FVD {distance:.2f}, {clips} clips")
@@ -620,11 +620,11 @@ def claims(
     print(f"{len(rows)} stored rows: " + ", ".join(f"{number} {outcome}" for outcome, number in counts.items()))
 
 
-from avtbench.bench.fetch_command import fetch as _fetch  # noqa: E402
-from avtbench.bench.speed_command import speed as _speed  # noqa: E402
-from avtbench.bench.stream_command import seams as _seams  # noqa: E402
-from avtbench.bench.stream_command import stream as _stream  # noqa: E402
-from avtbench.bench.train_command import app as _training  # noqa: E402
+from avtbench.bench.commands.fetch import fetch as _fetch  # noqa: E402
+from avtbench.bench.commands.speed import speed as _speed  # noqa: E402
+from avtbench.bench.commands.stream import seams as _seams  # noqa: E402
+from avtbench.bench.commands.stream import stream as _stream  # noqa: E402
+from avtbench.bench.commands.train import app as _training  # noqa: E402
 
 _verb("avtbench speed -m lit -m elastictok-style --match kept=0.5 --budget 10m", MORE)(_speed)
 _verb("avtbench fetch davis --to DAVIS", MORE)(_fetch)

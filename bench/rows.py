@@ -1,7 +1,7 @@
 """The row: what is stored of one point. Raw first, so that every figure follows later without a model.
 
 A point is (method, setting, clip, pass). Derived quantities (PSNR, kept fraction, ...) live in
-:mod:`avtbench.bench.measures`; here stand only counts, sums and samples.
+:mod:`avtbench.bench.metrics.measures`; here stand only counts, sums and samples.
 """
 
 from __future__ import annotations

@@ -377,7 +377,7 @@ class Workbench:
 
     def _profile(self, job: Job) -> Any:
         """How a point is measured: part of its key."""
-        from avtbench.bench import quality
+        from avtbench.bench.metrics import quality
 
         how = {"device": str(self.device), "dtype": self.spec.dtype, "seed": self.spec.seed}
         if job.pass_ == "quality":
@@ -474,7 +474,7 @@ class Workbench:
     def _quality(self, job: Job, sight: Sight, clip: Clip, method: Method, todo: list[Point]) -> Iterator[Event]:
         import torch
 
-        from avtbench.bench import quality, rate
+        from avtbench.bench.metrics import quality, rate
         from avtbench.methods.contract import Tokens
         from avtbench.methods.stages import counting
 
@@ -702,7 +702,7 @@ def _events(work: Workbench, jobs: Iterable[Job], workers: int) -> Iterator[Even
     else:
         yield from engines.inprocess(work, quality)
     if speed:
-        from avtbench.bench.speed_pass import events
+        from avtbench.bench.timing.speed_pass import events
 
         yield from events(work, speed)
 

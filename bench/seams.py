@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from avtbench.bench.errors import UserError
-from avtbench.bench.statistics import bootstrap
 from avtbench.bench.streams import Error, run
+from avtbench.bench.timing.statistics import bootstrap
 from avtbench.methods.streaming import Caches, StreamingMethod, split
 
 VARIANTS = (Caches(), Caches(fill=False), Caches(selection=False), Caches(False, False))
@@ -73,7 +73,7 @@ def seam(
 @torch.inference_mode()
 def at_once(method: StreamingMethod, video: Tensor, setting: float, chunk: int) -> Mapping[str, float]:
     """Kept fraction and PSNR of the same frames where the clip is not streamed."""
-    from avtbench.bench.quality import to_uint8
+    from avtbench.bench.metrics.quality import to_uint8
 
     tokens = method.select(method.encode(video), setting)
     error = to_uint8(method.decode(tokens)).int() - video.int()

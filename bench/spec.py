@@ -78,7 +78,7 @@ class ViewSpec(_Strict):
 
 
 class SpeedSpec(_Strict):
-    """How the speed pass measures; see :class:`avtbench.bench.speed.Plan`."""
+    """How the speed pass measures; see :class:`avtbench.bench.timing.speed.Plan`."""
 
     scenario: Literal["latency", "throughput", "stream", "cold"] = "latency"
     budget: Annotated[float, BeforeValidator(durations.seconds)] = Field(default=600.0, gt=0)
@@ -234,7 +234,7 @@ def override(
     weights: Iterable[str] = (),
 ) -> RunSpec:
     """``--method``, ``--dataset`` and ``--tokenizer`` choose (entries of the spec keep their settings), ``--set
-    key=value`` changes, ``--weights`` fills in (see :mod:`avtbench.bench.weights_option`).
+    key=value`` changes, ``--weights`` fills in (see :mod:`avtbench.bench.commands.weights`).
 
     Keys: any field (``seed``), ``view.FIELD``, ``speed.FIELD``, ``tokenizer.KNOB``, ``method.NAME.settings``,
     ``method.NAME.KNOB``, ``dataset.NAME.limit``, ``dataset.NAME.view.FIELD``, ``dataset.NAME.KNOB``. NAME may be left
@@ -256,7 +256,7 @@ def override(
         except yaml.YAMLError:
             raise SpecError(f"--set {key}: {value!r} is not a YAML value") from None
     if weights := list(weights):
-        from avtbench.bench import weights_option
+        from avtbench.bench.commands import weights as weights_option
 
         _list_methods(content)
         weights_option.give(content, weights)

@@ -279,12 +279,13 @@ class Store:
 def frame(rows: Iterable[Row]) -> pandas.DataFrame:
     """Rows as a table: plain fields, every measure and, where samples are lists, their JSON text.
 
-    Raises :class:`avtbench.bench.profiles.ProfileError` where rows of two metric profiles would share its columns.
+    Raises :class:`~avtbench.bench.metrics.profiles.ProfileError` where rows of two metric profiles would share
+    its columns.
     """
     import pandas
 
-    from avtbench.bench.measures import MEASURES
-    from avtbench.bench.profiles import require_one
+    from avtbench.bench.metrics.measures import MEASURES
+    from avtbench.bench.metrics.profiles import require_one
 
     rows = list(rows)
     profiles = {row.quality.profile for row in rows if row.quality}

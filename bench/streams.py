@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from avtbench.bench.clock import synchroniser
-from avtbench.bench.quality import to_uint8
+from avtbench.bench.metrics.quality import to_uint8
+from avtbench.bench.timing.clock import synchroniser
 from avtbench.methods.contract import Tokens
 from avtbench.methods.streaming import Caches, StreamingMethod, stream
 

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from avtbench.bench.errors import UserError
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Row
 from avtbench.reports.answers import Answer, matched, stage_seconds
 from avtbench.reports.errors import ReportError

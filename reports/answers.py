@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.stats import rankdata, spearmanr
 
 from avtbench.bench.errors import UserError
-from avtbench.bench.measures import MEASURES, end_to_end
+from avtbench.bench.metrics.measures import MEASURES, end_to_end
 from avtbench.reports.frame import POOLED, clips_of, quality_points, speed_points
 from avtbench.reports.gains import Gain, clip_gains, measured, per_clip, same_masks
 from avtbench.reports.intervals import RESAMPLES, Estimate, estimate, mean_estimate

@@ -23,9 +23,10 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from avtbench.bench import environment, statistics
-from avtbench.bench.measures import MEASURES
+from avtbench.bench import environment
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Row, Status
+from avtbench.bench.timing import statistics
 from avtbench.reports import computed_claims
 
 LEDGER = Path(__file__).parent / "claims.yaml"

@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from avtbench.bench.measures import MEASURES
-from avtbench.bench.profiles import ProfileError, require_one
+from avtbench.bench.metrics.measures import MEASURES
+from avtbench.bench.metrics.profiles import ProfileError, require_one
 from avtbench.bench.rows import Row
 from avtbench.reports.errors import Refused, ReportError
 from avtbench.reports.frame import POOLED, QUALITIES, TIMES, clips_of, frame, of_dataset, quality_points, speed_points

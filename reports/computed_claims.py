@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avtbench.bench import statistics
 from avtbench.bench.rows import Row
+from avtbench.bench.timing import statistics
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.reports.errors import Refused, TooLittleOverlap
 from avtbench.reports.frame import RATES, clips_of, of_dataset, quality_points
 from avtbench.reports.intervals import RESAMPLES, Estimate, estimate

@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 from scipy.stats import spearmanr
 
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Preview
 from avtbench.reports.curves import Curve
 from avtbench.reports.frame import quality_points

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from avtbench.bench import statistics
 from avtbench.bench.errors import UserError
-from avtbench.bench.measures import MEASURES, mse
+from avtbench.bench.metrics.measures import MEASURES, mse
+from avtbench.bench.timing import statistics
 from avtbench.reports.compare import At, Comparison, common_levels, compare
 from avtbench.reports.curves import bjontegaard_delta
 from avtbench.reports.errors import Refused, TooLittleOverlap
@@ -190,7 +190,7 @@ def against_hold(found: Sequence[Pair]) -> list[Finding]:
 def speed_findings(table: pd.DataFrame) -> list[Finding]:
     """Cost against full rate and each other, and whether time shrinks with the tokens; per scenario and device.
 
-    Speed-ups and noise floor are those of :mod:`avtbench.bench.statistics`.
+    Speed-ups and noise floor are those of :mod:`avtbench.bench.timing.statistics`.
     """
     told: list[Finding] = []
     timed = table[(table["pass"] == "speed") & table["done"]]

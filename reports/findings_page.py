@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from avtbench.bench.errors import UserError
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Row
 from avtbench.reports import answers, figures
 from avtbench.reports.ablation import Ablation, ablation, span

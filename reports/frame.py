@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avtbench.bench.measures import MEASURES
-from avtbench.bench.profiles import ProfileError, require_one
+from avtbench.bench.metrics.measures import MEASURES
+from avtbench.bench.metrics.profiles import ProfileError, require_one
 from avtbench.bench.rows import Row, Status
 from avtbench.reports.errors import ReportError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from avtbench.bench.errors import UserError
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.reports.compare import At, Comparison, at_level, compare
 from avtbench.reports.errors import Refused
 from avtbench.reports.frame import POOLED, QUALITIES, of_dataset, quality_points

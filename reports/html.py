@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.reports.curves import Curve
 from avtbench.reports.figures import AXIS_TEXT, Picture
 from avtbench.reports.frame import QUALITIES, RATES

@@ -11,10 +11,10 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 
-from avtbench.bench import statistics
-from avtbench.bench.measures import MEASURES, kept_fraction
+from avtbench.bench.metrics.measures import MEASURES, kept_fraction
 from avtbench.bench.rows import Row, Status
-from avtbench.bench.statistics import Samples, Side, SpeedUp
+from avtbench.bench.timing import statistics
+from avtbench.bench.timing.statistics import Samples, Side, SpeedUp
 from avtbench.reports.frame import frame
 from avtbench.reports.tables import Table
 

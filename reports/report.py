@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Preview, Row
 from avtbench.reports import figures, findings, html, tables, times
 from avtbench.reports.curves import Curve, curves

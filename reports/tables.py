@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.reports.compare import At, common_levels, on_mean_curve, with_times
 from avtbench.reports.curves import Mean, curves, mean_over_clips
 from avtbench.reports.errors import Refused

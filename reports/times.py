@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from avtbench.bench.measures import end_to_end
+from avtbench.bench.metrics.measures import end_to_end
 from avtbench.bench.rows import Row
 from avtbench.reports.frame import quality_points, speed_points
 from avtbench.reports.palette import order

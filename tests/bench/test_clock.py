@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from avtbench.bench.clock import (
+from avtbench.bench.timing.clock import (
     FlopListener,
     PeakListener,
     StageClock,

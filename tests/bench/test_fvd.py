@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from avtbench.bench import cli, fvd
+from avtbench.bench import cli
 from avtbench.bench.errors import UserError
+from avtbench.bench.metrics import fvd
 from avtbench.datasets.video import write_lossless
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from avtbench.bench import speed
 from avtbench.bench.rows import Row, Status
-from avtbench.bench.speed import Job, Plan, Result
-from avtbench.bench.statistics import noise_floor, speed_up, unattributed_share
+from avtbench.bench.timing import speed
+from avtbench.bench.timing.speed import Job, Plan, Result
+from avtbench.bench.timing.statistics import noise_floor, speed_up, unattributed_share
 from avtbench.datasets.contract import Clip
 
 pytestmark = pytest.mark.timing

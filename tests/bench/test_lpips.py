@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from avtbench.bench import lpips_net, quality
+from avtbench.bench.metrics import lpips_net, quality
 from avtbench.methods.torchvision_guard import ensure_importable
 
 FILE = "squeezenet1_1-b8a52dc0.pth"

@@ -10,9 +10,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from avtbench.bench import conventions, profiles
-from avtbench.bench import quality as canonical
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics import conventions, profiles
+from avtbench.bench.metrics import quality as canonical
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Quality, Rate, Row, Status
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "metrics"

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from skimage.metrics import structural_similarity
 
-from avtbench.bench import quality
-from avtbench.bench.frame_sums import frame_sums, torch_frame_sums
-from avtbench.bench.profiles import psnr
+from avtbench.bench.metrics import quality
+from avtbench.bench.metrics.frame_sums import frame_sums, torch_frame_sums
+from avtbench.bench.metrics.profiles import psnr
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "metrics"
 PRINTED = {crop["name"]: crop for crop in json.loads((DATA / "tokenbench_pairs.json").read_text())["crops"]}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from avtbench.bench import mask_coder, rate
-from avtbench.bench.measures import MEASURES
+from avtbench.bench.metrics import mask_coder, rate
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Quality, Rate, Row, Status
 from avtbench.methods.contract import Tokens
 

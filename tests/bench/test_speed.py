@@ -12,12 +12,12 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
-from avtbench.bench import speed
-from avtbench.bench.calls import Instrument, dtype_of
+from avtbench.bench.commands.stage_chart import stage_chart
 from avtbench.bench.rows import Status
-from avtbench.bench.speed import Job, Plan, StopRule, round_order, time_point, with_twin
-from avtbench.bench.stage_chart import stage_chart
-from avtbench.bench.workers import Server, WorkerLost
+from avtbench.bench.timing import speed
+from avtbench.bench.timing.calls import Instrument, dtype_of
+from avtbench.bench.timing.speed import Job, Plan, StopRule, round_order, time_point, with_twin
+from avtbench.bench.timing.workers import Server, WorkerLost
 from avtbench.datasets.contract import Clip
 from avtbench.methods.contract import Method, Tokens
 from avtbench.methods.stages import evaluated, stage

@@ -5,9 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from avtbench.bench import statistics
 from avtbench.bench.rows import Row, StageCost, Status, Timing
-from avtbench.bench.statistics import Samples, decompose, half_width, median_interval, noise_floor, speed_up, warnings
+from avtbench.bench.timing import statistics
+from avtbench.bench.timing.statistics import (
+    Samples,
+    decompose,
+    half_width,
+    median_interval,
+    noise_floor,
+    speed_up,
+    warnings,
+)
 
 
 def timing(encode, decode=None, *, launch=0, stages=(), scenario="latency", chunks=()) -> Timing:

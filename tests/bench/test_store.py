@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 from pydantic import ValidationError
 
-from avtbench.bench.profiles import ProfileError
+from avtbench.bench.metrics.profiles import ProfileError
 from avtbench.bench.rows import Preview, Quality, Rate, Row, Status
 from avtbench.bench.store import SCHEMA, Store, StoreError, frame
 

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from avtbench.bench import cli, plugins, profiles
-from avtbench.bench.quality import measure
+from avtbench.bench import cli, plugins
+from avtbench.bench.metrics import profiles
+from avtbench.bench.metrics.quality import measure
 from avtbench.bench.seams import AT_ONCE, at_once, rows, seam, summary
 from avtbench.bench.streams import Totals, run
 from avtbench.datasets.contract import View

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from avtbench.bench.commands.train import app
 from avtbench.bench.errors import UserError
-from avtbench.bench.train_command import app
 from avtbench.methods.contract import ContractError
 
 

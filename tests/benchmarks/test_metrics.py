@@ -15,8 +15,8 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from avtbench.bench import quality
-from avtbench.bench.profiles import psnr
+from avtbench.bench.metrics import quality
+from avtbench.bench.metrics.profiles import psnr
 
 FRAMES = int(os.environ.get("AVTBENCH_BENCH_FRAMES", "8"))
 

@@ -49,7 +49,7 @@ def test_lpips_and_diffusers_work_with_a_torchvision_that_is_broken_or_whole(tmp
         "from torchvision.models import squeezenet1_1\n"
         "torch.manual_seed(0)\n"
         f"torch.save(squeezenet1_1(weights=None).state_dict(), {str(tmp_path / 'net.pth')!r})\n"
-        "from avtbench.bench import lpips_net\n"
+        "from avtbench.bench.metrics import lpips_net\n"
         "from avtbench.methods.torchvision_guard import ensure_importable\n"
         f"column = lpips_net.load('squeeze', weights={str(tmp_path / 'net.pth')!r})\n"
         "x = torch.arange(3072, dtype=torch.uint8).view(1, 32, 32, 3)\n"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from avtbench.bench import speed_report
+from avtbench.bench.commands import speed_report
 from avtbench.bench.environment import fingerprint
 from avtbench.bench.rows import Extrapolation, Quality, Rate, Row, StageCost, Status, Timing
 from avtbench.reports import levels, ratios

@@ -46,8 +46,9 @@ def say(
     """Print a stage chart of every method at one setting, the tables in short, and the warnings in words."""
     from rich.console import Console
 
-    from avtbench.bench import environment, statistics
-    from avtbench.bench.stage_chart import stage_chart
+    from avtbench.bench import environment
+    from avtbench.bench.commands.stage_chart import stage_chart
+    from avtbench.bench.timing import statistics
     from avtbench.reports import findings, ratios
     from avtbench.reports.frame import frame
 
@@ -100,8 +101,8 @@ def write(
     to: Path,
 ) -> list[Path]:
     """Write ``rows.csv``, the tables as CSV and Markdown, and ``environment.json``."""
-    from avtbench.bench import statistics
     from avtbench.bench.store import frame
+    from avtbench.bench.timing import statistics
     from avtbench.reports import ratios, tables
 
     to.mkdir(parents=True, exist_ok=True)

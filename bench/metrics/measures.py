@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
-from avtbench.bench import profiles
+from avtbench.bench.metrics import profiles
 from avtbench.bench.rows import Quality, Rate, Row, Timing
 
 

@@ -2,8 +2,8 @@
 
 A profile says how decibels follow from the raw sums of a stored :class:`~avtbench.bench.rows.Quality`. Three of them
 only read the sums of ``tokenbench/1`` in another way (``from_raw``): any stored row gives their number without pixels.
-Measuring pixels under the others is :mod:`avtbench.bench.conventions`. Two profiles never share a column or an axis:
-:func:`require_one`.
+Measuring pixels under the others is :mod:`avtbench.bench.metrics.conventions`. Two profiles never share a column or an
+axis: :func:`require_one`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Squared error and SSIM of frames on the CPU, several times faster than scikit-image and equal to it within 1e-6.
 
-How it gets fast without losing exactness (:mod:`avtbench.bench.frame_sums` has the definition):
+How it gets fast without losing exactness (:mod:`avtbench.bench.metrics.frame_sums` has the definition):
 
 * the sums of x and of y travel in the two halves of one int32: three filters instead of five;
 * pixels are a flat run of values, in which the neighbour below is a row away and the neighbour to the right three

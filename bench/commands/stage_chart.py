@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avtbench.bench.rows import StageCost, Timing
-from avtbench.bench.statistics import SIDES, Samples, in_words
+from avtbench.bench.timing.statistics import SIDES, Samples, in_words
 
 BAR_WIDTH = 30
 

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from avtbench.bench import environment
-from avtbench.bench.calls import Call, Extras, Instrument, Scenario, dtype_of, out_of_memory
 from avtbench.bench.rows import Status
+from avtbench.bench.timing.calls import Call, Extras, Instrument, Scenario, dtype_of, out_of_memory
 from avtbench.methods.contract import Method
 
 

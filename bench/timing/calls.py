@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from avtbench.bench.clock import (
+from avtbench.bench.timing.clock import (
     FlopListener,
     Nanoseconds,
     PeakListener,

@@ -42,7 +42,7 @@ def speed(
 ) -> None:
     """Time methods against each other, in spawned processes, interleaved."""
     from avtbench.bench import spec as specs
-    from avtbench.bench.speed_report import Shown
+    from avtbench.bench.commands.speed_report import Shown
 
     given = {"scenario": scenario, "budget": budget, "launches": launches, "match": list(match)}
     sets = ["passes=[speed]", *(f"speed.{key}={_yaml(value)}" for key, value in given.items() if value), *set_]

@@ -13,16 +13,16 @@ import pandas
 import torch
 from torch import Tensor
 
-from avtbench.bench import profiles
-from avtbench.bench import quality as canonical
 from avtbench.bench.errors import UserError
+from avtbench.bench.metrics import profiles
+from avtbench.bench.metrics import quality as canonical
 from avtbench.bench.rows import Quality
 
 Video = Tensor | np.ndarray | str | Path
 
 
 def measure(name: str, original: Tensor, reconstruction: Tensor) -> Quality:
-    """Measure a pair of clips under a profile. Same arguments and errors as :func:`avtbench.bench.quality.measure`."""
+    """Measure a pair of clips under a profile. Arguments and errors as in :func:`quality.measure`."""
     profile = profiles.get(name)
     canonical.check_pair(original, reconstruction)
     return _MEASURED[profile.name](original, reconstruction)

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from avtbench.bench.frame_sums import frame_sums
-from avtbench.bench.frame_sums_cpu import WINDOW
-from avtbench.bench.lpips_net import load
-from avtbench.bench.profiles import CANONICAL
+from avtbench.bench.metrics.frame_sums import frame_sums
+from avtbench.bench.metrics.frame_sums_cpu import WINDOW
+from avtbench.bench.metrics.lpips_net import load
+from avtbench.bench.metrics.profiles import CANONICAL
 from avtbench.bench.rows import Quality
 
 PROFILE = CANONICAL
@@ -20,7 +20,7 @@ _BATCH_PIXELS = 1 << 20
 
 
 class FrameMetric(Protocol):
-    """A column measured frame by frame, such as :class:`avtbench.bench.lpips_net.Lpips`."""
+    """A column measured frame by frame, such as :class:`avtbench.bench.metrics.lpips_net.Lpips`."""
 
     column: str
 
@@ -37,8 +37,8 @@ def measure(original: Tensor, reconstruction: Tensor, lpips: Sequence[str | Fram
     original: uint8 ``[T, H, W, 3]``. reconstruction: float ``[T, H, W, 3]``, clamped to [0, 1] here, rounded half up to
     uint8; or uint8. Both on the original extent. Works on the device of ``reconstruction``, some rows or frames at a
     time, so that memory does not grow with the clip. ``lpips``: names of nets (``vgg``, ``alex``, ``squeeze``; their
-    backbones are looked for as :mod:`avtbench.bench.lpips_net` says) or such columns themselves. A column that cannot
-    be measured is left out, its reason stands in ``absent``.
+    backbones are looked for as :mod:`avtbench.bench.metrics.lpips_net` says) or such columns themselves. A column that
+    cannot be measured is left out, its reason stands in ``absent``.
 
     Raises ValueError in one line where the two do not fit together or the reconstruction is not finite.
     """

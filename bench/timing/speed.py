@@ -32,11 +32,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from avtbench.bench.calls import SETTLE_BELOW, WARMUP_CAP, Call, Extras, Instrument, Scenario, dtype_of
-from avtbench.bench.clock import Nanoseconds, stage_costs
 from avtbench.bench.rows import Extrapolation, Status, Timing
-from avtbench.bench.statistics import half_width
-from avtbench.bench.workers import Facts, Job, Worker, WorkerLost, forced_trace
+from avtbench.bench.timing.calls import SETTLE_BELOW, WARMUP_CAP, Call, Extras, Instrument, Scenario, dtype_of
+from avtbench.bench.timing.clock import Nanoseconds, stage_costs
+from avtbench.bench.timing.statistics import half_width
+from avtbench.bench.timing.workers import Facts, Job, Worker, WorkerLost, forced_trace
 from avtbench.datasets.contract import Clip
 from avtbench.methods.contract import Method
 

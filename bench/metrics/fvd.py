@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avtbench.bench.conventions import Video, pixels
 from avtbench.bench.errors import UserError
+from avtbench.bench.metrics.conventions import Video, pixels
 
 FEWEST_CLIPS = 256
 MOST_FRAMES = 300

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from avtbench.bench import environment, speed
+from avtbench.bench import environment
 from avtbench.bench.plugins import accepts, load
 from avtbench.bench.rows import Status
 from avtbench.bench.runner import Event, Finished, Job, Known, Machine, Point, Sight, Workbench
+from avtbench.bench.timing import speed
 from avtbench.datasets.contract import Clip
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from avtbench.bench.mask_coder import count_bits, encode_positions, encode_prefix
+from avtbench.bench.metrics.mask_coder import count_bits, encode_positions, encode_prefix
 from avtbench.bench.rows import Rate
 from avtbench.methods.contract import Tokens
 
@@ -16,7 +16,8 @@ def count(tokens: Tokens) -> Rate:
 
     Payload: ``kept x log2(codebook)`` bits, rounded up, for codes; ``kept x channels x precision`` for continuous
     values. Mask: one bit per position, or for prefix masks ``ceil(log2(M + 1))`` bits per block; beside it the size
-    of the same mask after :mod:`avtbench.bench.mask_coder`. Everything in ``tokens.extra`` counts at its stored size.
+    of the same mask after :mod:`avtbench.bench.metrics.mask_coder`. Everything in ``tokens.extra`` counts at its stored
+    size.
 
     Raises ValueError where a prefix mask is not a run of True followed by False in every block.
     """

@@ -5,8 +5,8 @@ covariance, interior only (Wang et al. 2004, with a box for a window). All windo
 nothing is rounded before the last ratio, which is float32. With ``d = x - y`` the sums of d^2 and x y give both
 variances, so four filters do instead of five; a 7-sum takes four additions (two, four, then seven neighbours).
 
-On the CPU :mod:`avtbench.bench.frame_sums_cpu` does the same in the processor's cache; here stands the plain version
-for every other device.
+On the CPU :mod:`avtbench.bench.metrics.frame_sums_cpu` does the same in the processor's cache; here stands the plain
+version for every other device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avtbench.bench.frame_sums_cpu import HALF_C1, HALF_C2, LOST, SAMPLES, FrameSums, cpu_frame_sums
+from avtbench.bench.metrics.frame_sums_cpu import HALF_C1, HALF_C2, LOST, SAMPLES, FrameSums, cpu_frame_sums
 
 _VALUES_AT_ONCE = 1 << 24
 

@@ -9,7 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from avtbench.methods.tokenizers.contract import FrozenTokenizer
-    from avtbench.methods.training.inpainting import Masks, Perceptual
+    from avtbench.methods.training.decoded import Perceptual
+    from avtbench.methods.training.inpainting import Masks
     from avtbench.methods.training.loop import Task
 
 app = typer.Typer(
@@ -60,6 +61,11 @@ Cache = Annotated[
 Precision = Annotated[
     str, typer.Option(help="float32 or bfloat16 (autocast).", show_default="bfloat16 on CUDA, else float32")
 ]
+Loss = Annotated[
+    str, typer.Option(help="latent-l2, latent-l1 (not elastic), pixel or lpips; the last two add to the first.")
+]
+Lpips = Annotated[str, typer.Option(help="Backbone (vgg, alex, squeeze) for --loss lpips and for held-out LPIPS.")]
+LpipsWeights = Annotated[str, typer.Option(help="File or folder of that backbone.")]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
 
 
@@ -132,7 +138,7 @@ def lit(
     tokenizer: TokenizerName = "embedded",
     set_: Knobs = [],  # noqa: B006
     width: Annotated[int, typer.Option(help="Of the transformer.")] = 64,
-    depth: Annotated[int, typer.Option(help="Blocks.")] = 3,
+    depth: Annotated[int, typer.Option(help="Blocks.")] = 1,
     attention: Annotated[str, typer.Option(help="factorised, or joint over a tile of all frames.")] = "factorised",
     window: Annotated[int, typer.Option(help="Side of an attention tile, in latent positions.")] = 8,
     input_: Annotated[
@@ -142,13 +148,9 @@ def lit(
         str, typer.Option(help="What masks in training compare with: last_kept, previous or both.")
     ] = "both",
     latents: Annotated[str, typer.Option(help="Units inside the network: standardised or raw.")] = "standardised",
-    loss: Annotated[str, typer.Option(help="latent-l2, latent-l1, pixel or lpips (the last two add to the first).")] = (
-        "latent-l2"
-    ),
-    lpips: Annotated[
-        str, typer.Option(help="Backbone (vgg, alex, squeeze) for --loss lpips and for held-out LPIPS.")
-    ] = "",
-    lpips_weights: Annotated[str, typer.Option(help="File or folder of that backbone.")] = "",
+    loss: Loss = "latent-l2",
+    lpips: Lpips = "",
+    lpips_weights: LpipsWeights = "",
     steps: Steps = 3000,
     batch: Batch = 8,
     learning_rate: Rate = 2e-3,
@@ -165,10 +167,7 @@ def lit(
     """Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser."""
     from avtbench.bench.errors import UserError
     from avtbench.methods.lit.network import LITConfig
-    from avtbench.methods.training.inpainting import OBJECTIVES
 
-    if loss not in OBJECTIVES:
-        raise UserError(f"--loss {loss}: expected one of {', '.join(OBJECTIVES)}")
     references = {"both": ("last_kept", "previous")}.get(reference, (reference,))
     if not set(references) <= {"last_kept", "previous"}:
         raise UserError(f"--reference {reference}: expected last_kept, previous or both")
@@ -189,6 +188,9 @@ def _command(name: str, summary: str) -> None:
         held_out: HeldOut = [],  # noqa: B006
         tokenizer: TokenizerName = "embedded",
         set_: Knobs = [],  # noqa: B006
+        loss: Loss = "latent-l2",
+        lpips: Lpips = "",
+        lpips_weights: LpipsWeights = "",
         steps: Steps = 3000,
         batch: Batch = 8,
         learning_rate: Rate = 2e-3,
@@ -203,7 +205,10 @@ def _command(name: str, summary: str) -> None:
         budget: Budget = "",
     ) -> None:
         base = _base(tokenizer, set_, device)
-        task = _adapter(name, data, out, held_out, base, size, cache, frames, batch, crops, seed)
+        task = _adapter(
+            name, data, out, held_out, base, size, cache, frames, batch, crops, seed, objective=loss,
+            perceptual=_perceptual(loss, lpips, lpips_weights),
+        )  # fmt: skip
         _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 
     command.__doc__ = summary
@@ -238,7 +243,7 @@ def _adapter(
         "frames": frames, "crop": _crop(base, size), "batch": batch, "count": count, "seed": seed, "cache": cache or out
     }  # fmt: skip
     if name == "elastictok-style":
-        return ElasticTask(base, train, held, ElasticConfig(channels=base.channels), **shared)
+        return ElasticTask(base, train, held, ElasticConfig(channels=base.channels), **shared, **options)
     plain = LITConfig(base.channels, input="mask") if name == "lit-plain" else LITConfig(base.channels)
     config = options.pop("config", plain)
     masks: Masks = "error" if name == "infotok-style" else "threshold"
@@ -248,8 +253,11 @@ def _adapter(
 def _perceptual(loss: str, net: str, weights: str) -> Perceptual | None:
     """LPIPS as a callable for the trainer, which cannot import it; None where no backbone was named."""
     from avtbench.bench.errors import UserError
-    from avtbench.bench.lpips_net import BACKBONES, load
+    from avtbench.bench.metrics.lpips_net import BACKBONES, load
+    from avtbench.methods.training.decoded import OBJECTIVES
 
+    if loss not in OBJECTIVES:
+        raise UserError(f"--loss {loss}: expected one of {', '.join(OBJECTIVES)}")
     if not net and loss == "lpips":
         raise UserError(f"--loss lpips needs a backbone: give --lpips with one of {', '.join(BACKBONES)}")
     if not net:

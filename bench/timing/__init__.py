@@ -1,0 +1,1 @@
+"""The speed instrument: clock, calls, processes, sampling, and what the samples say."""
