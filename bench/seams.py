@@ -105,10 +105,11 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         line |= {"kept": f"{group.kept_fraction.mean():.3f}", "PSNR": f"{group.psnr.mean():.2f}"}
         if group.seam.notna().all():
             low, high = bootstrap(group.seam.tolist(), np.mean)
+            told = f"[{low:+.3f}, {high:+.3f}]" if len(group) > 1 else "one clip, no interval"
             line |= {
                 "at border": f"{group.psnr_border.mean():.2f}",
                 "inside": f"{group.psnr_inside.mean():.2f}",
-                "seam (dB)": f"{group.seam.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
+                "seam (dB)": f"{group.seam.mean():+.3f} {told}",
                 "worst clip": f"{group.seam.min():+.3f}",
                 "pulse (dB)": f"{group.pulse.mean():.3f}",
                 "jump at border": f"{group.jump_border.mean():.2f}",

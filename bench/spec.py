@@ -124,8 +124,13 @@ class MethodSpec(_Strict):
     knobs: dict[str, Any] = Field(default_factory=dict)
 
     @property
+    def plain(self) -> str:
+        """The method's own name."""
+        return _plugin_name("method", self.name)
+
+    @property
     def label(self) -> str:
-        return self.alias or _plugin_name("method", self.name)
+        return self.alias or self.plain
 
     @field_validator("settings")
     @classmethod

@@ -355,14 +355,19 @@ def _writing(
 ) -> Iterator[Append]:
     import av
 
-    with av.open(os.fspath(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, layout
+    part = path.with_name(f".part-{path.name}")  # the ending names the container
+    try:
+        with av.open(os.fspath(part), "w") as container:
+            stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+            stream.height, stream.width, stream.pix_fmt = height, width, layout
 
-        def append(frames: np.ndarray) -> None:
-            for pixels in frames:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-                container.mux(stream.encode(frame.reformat(format=layout, interpolation=_EXACT)))
+            def append(frames: np.ndarray) -> None:
+                for pixels in frames:
+                    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                    container.mux(stream.encode(frame.reformat(format=layout, interpolation=_EXACT)))
 
-        yield append
-        container.mux(stream.encode(None))
+            yield append
+            container.mux(stream.encode(None))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -18,9 +18,10 @@ def find(rows: Sequence[Row], wanted: Sequence[str]) -> tuple[list[Level], list[
     """The levels with the setting of every method that meets them on the mean, and who meets none and why.
 
     wanted: ``kept=0.5``, ``psnr=30`` or the like; a name alone (``psnr``) is the middle of what every method reaches.
-    Methods with one setting (full rate) stay as they are. Raises :class:`ReportError` where a level is unknown or no
-    method meets it.
+    Methods with one setting (full rate) and rows with an alias stay as they are. Raises :class:`ReportError` where a
+    level is unknown or no method meets it.
     """
+    rows = [row for row in rows if not row.alias]
     points = quality_points(frame(rows))
     curves = {str(m): mine for m, mine in points.groupby("method", sort=False) if mine["setting"].nunique() > 1}
     levels: list[Level] = []

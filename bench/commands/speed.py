@@ -48,6 +48,8 @@ def speed(
     sets = ["passes=[speed]", *(f"speed.{key}={_yaml(value)}" for key, value in given.items() if value), *set_]
     wanted = specs.override(specs.load(spec), method, dataset, sets, tokenizer, weights)
     path = store or out / cli.STORE.name
+    if wanted.speed.match:
+        _require_one_each(wanted)
     levels, counted = _levels(wanted, out, path, dry_run) if wanted.speed.match else ([], [])
     if levels:
         wanted = _at(wanted, levels)
@@ -81,6 +83,20 @@ def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> tuple[list
     return found, reached
 
 
+def _require_one_each(wanted: RunSpec) -> None:
+    """Levels are found by method: a second entry of one may only be its twin, which shows the noise floor."""
+    from avtbench.bench.errors import UserError
+
+    entries = [] if isinstance(wanted.methods, str) else wanted.methods
+    plain = [(e.name, e.knobs, e.tokenizer) for e in entries if not e.alias]
+    others = [e.label for e in entries if e.alias and (e.name, e.knobs, e.tokenizer) not in plain]
+    if others:
+        raise UserError(
+            f"--match finds one setting for each method, and {', '.join(others)} is a variant under an alias; "
+            "time variants at their own settings, or each in a run of its own"
+        )
+
+
 def _at(wanted: RunSpec, levels: Sequence[Level]) -> RunSpec:
     """The run at the settings found; methods that meet no level, and have no curve, keep their own."""
     from avtbench.bench.spec import MethodSpec, shared
@@ -89,6 +105,6 @@ def _at(wanted: RunSpec, levels: Sequence[Level]) -> RunSpec:
     met = {name for _, settings in levels for name in settings}
     timed = []
     for entry in entries:
-        settings = list(dict.fromkeys(s[entry.label] for _, s in levels if entry.label in s))
-        timed.append(entry.model_copy(update={"settings": settings}) if entry.label in met else entry)
+        settings = list(dict.fromkeys(s[entry.plain] for _, s in levels if entry.plain in s))
+        timed.append(entry.model_copy(update={"settings": settings}) if entry.plain in met else entry)
     return wanted.model_copy(update={"methods": timed, "speed": wanted.speed.model_copy(update={"settings": None})})

@@ -61,6 +61,8 @@ def say(
         timings = [row.timing for row in group.rows if row.timing]
         setting = "" if group.setting is None else f" at {group.setting:g}"
         console.print(stage_chart(timings, f"{group.name}{setting}"))
+        if streamed := statistics.chunks(timings):
+            console.print(str(streamed))
         console.print()
     for record in environments.values():
         console.print(f"machine: {environment.headline(record)}")

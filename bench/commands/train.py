@@ -66,6 +66,7 @@ Loss = Annotated[
 ]
 Lpips = Annotated[str, typer.Option(help="Backbone (vgg, alex, squeeze) for --loss lpips and for held-out LPIPS.")]
 LpipsWeights = Annotated[str, typer.Option(help="File or folder of that backbone.")]
+LpipsWeight = Annotated[float, typer.Option(help="Of LPIPS beside the latent error, with --loss lpips.")]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
 
 
@@ -151,6 +152,7 @@ def lit(
     loss: Loss = "latent-l2",
     lpips: Lpips = "",
     lpips_weights: LpipsWeights = "",
+    lpips_weight: LpipsWeight = 15.0,
     steps: Steps = 3000,
     batch: Batch = 8,
     learning_rate: Rate = 2e-3,
@@ -176,7 +178,7 @@ def lit(
     task = _adapter(
         "lit", data, out, held_out, base, size, cache, frames, batch, crops, seed, references=references,
         config=LITConfig(base.channels, width, depth, heads=max(width // 16, 1), **shape), objective=loss,
-        perceptual=_perceptual(loss, lpips, lpips_weights),
+        perceptual=_perceptual(loss, lpips, lpips_weights), lpips_weight=lpips_weight,
     )  # fmt: skip
     _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 
@@ -191,6 +193,7 @@ def _command(name: str, summary: str) -> None:
         loss: Loss = "latent-l2",
         lpips: Lpips = "",
         lpips_weights: LpipsWeights = "",
+        lpips_weight: LpipsWeight = 15.0,
         steps: Steps = 3000,
         batch: Batch = 8,
         learning_rate: Rate = 2e-3,
@@ -207,7 +210,7 @@ def _command(name: str, summary: str) -> None:
         base = _base(tokenizer, set_, device)
         task = _adapter(
             name, data, out, held_out, base, size, cache, frames, batch, crops, seed, objective=loss,
-            perceptual=_perceptual(loss, lpips, lpips_weights),
+            perceptual=_perceptual(loss, lpips, lpips_weights), lpips_weight=lpips_weight,
         )  # fmt: skip
         _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 

@@ -24,8 +24,9 @@ OBJECTIVES: Mapping[str, str] = {
     "pixel": f"{_L2}; for a quarter of the clips also the squared error after the frozen decoder over the same",
     "lpips": f"{_L2}; for a quarter of the clips also LPIPS after the frozen decoder, every fourth frame",
 }
-PERCEPTUAL_WEIGHT = 15.0
-"""Of LPIPS beside the latent error. What a fill decides of LPIPS is of the order of a hundredth."""
+LPIPS_WEIGHT = 15.0
+"""Of LPIPS beside the latent error: right for LIT, whose fills differ by hundredths. Both terms are meant to be of one
+size; a method whose fills are farther from the crop needs less."""
 
 
 def check_objective(objective: str, perceptual: Perceptual | None) -> None:
@@ -43,15 +44,16 @@ class DecodedDistance:
 
     effect: mean squared change of pixels in [-1, 1] when every channel moves by one standard deviation.
     perceptual: images ``[N, 3, H, W]`` in [-1, 1] twice -> differentiable distances ``[N]``; needed for ``lpips``.
+    weight: of LPIPS beside the latent error.
     """
 
     def __init__(
         self, tokenizer: FrozenTokenizer, sampler: CropSampler, effect: Tensor, objective: Objective,
-        perceptual: Perceptual | None,
+        perceptual: Perceptual | None, weight: float = LPIPS_WEIGHT,
     ) -> None:  # fmt: skip
         check_objective(objective, perceptual)
         self.tokenizer, self.sampler, self.effect = tokenizer, sampler, effect
-        self.objective, self.perceptual = objective, perceptual
+        self.objective, self.perceptual, self.weight = objective, perceptual, weight
         self.statistics = latent_statistics(tokenizer)
 
     def __call__(self, filled: Tensor, crops: np.ndarray, base: Tensor) -> Tensor | float:
@@ -71,8 +73,13 @@ class DecodedDistance:
             else:
                 assert self.perceptual is not None
                 some = slice(int(crop) % 4, None, 4)  # all places within a latent frame over the crops
-                losses.append(PERCEPTUAL_WEIGHT * self.perceptual(decoded[some], target[some]).mean())
+                losses.append(self.weight * self.perceptual(decoded[some], target[some]).mean())
         return torch.stack(losses).mean()
+
+    def describe(self) -> dict[str, object]:
+        """For the training card."""
+        weighted = {"lpips_weight": self.weight} if self.objective == "lpips" else {}
+        return {"loss": self.objective, "loss_in_words": OBJECTIVES[self.objective], **weighted}
 
     def decode(self, z: Tensor) -> Tensor:
         """Standardised ``[C, t, h, w]`` -> frames ``[T, 3, H, W]`` in [-1, 1]; differentiable."""

@@ -17,7 +17,7 @@ from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, pref
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
-from avtbench.methods.training.decoded import OBJECTIVES, DecodedDistance, Objective, Perceptual
+from avtbench.methods.training.decoded import LPIPS_WEIGHT, DecodedDistance, Objective, Perceptual
 from avtbench.methods.training.inpainting import FRACTIONS, LatentBank
 from avtbench.methods.training.tokenizer import mean_psnr
 
@@ -34,7 +34,7 @@ class ElasticTask:
         self, tokenizer: FrozenTokenizer, train: Sequence[TrainingClip],
         held_out: Mapping[str, Sequence[TrainingClip]], config: ElasticConfig, frames: int = 17, crop: int = 128,
         batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
-        objective: Objective = "latent-l2", perceptual: Perceptual | None = None,
+        objective: Objective = "latent-l2", perceptual: Perceptual | None = None, lpips_weight: float = LPIPS_WEIGHT,
     ) -> None:  # fmt: skip
         if objective == "latent-l1":
             raise ContractError("loss is 'latent-l1', which the elastic adapter lacks; take another")
@@ -42,8 +42,7 @@ class ElasticTask:
         self.train_clips, self.held_out_clips = train, held_out
         self.sampler = CropSampler(train, frames, crop, 1, seed)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
-        self.objective = objective
-        self.decoded = DecodedDistance(tokenizer, self.sampler, self.bank.effect, objective, perceptual)
+        self.decoded = DecodedDistance(tokenizer, self.sampler, self.bank.effect, objective, perceptual, lpips_weight)
         torch.manual_seed(seed)
         self.model: nn.Module = ElasticAdapter(config)
 
@@ -103,7 +102,7 @@ class ElasticTask:
             "task": "elastictok-style", "config": self.config.as_dict(), "tokenizer": self.tokenizer.name,
             "tokenizer_digest": self.tokenizer.digest, "seed": self.seed,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "loss": self.objective, "loss_in_words": OBJECTIVES[self.objective],
+            **self.decoded.describe(),
             "masks": "nested tail drop, counts uniform in [1/16, 1]", "crops": len(self.bank.z),
             "crop": [self.sampler.frames, self.sampler.size, self.sampler.size], "batch": self.batch,
             "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],

@@ -22,7 +22,7 @@ from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
-from avtbench.methods.training.decoded import OBJECTIVES, DecodedDistance, Objective, Perceptual, check_objective
+from avtbench.methods.training.decoded import LPIPS_WEIGHT, DecodedDistance, Objective, Perceptual, check_objective
 from avtbench.methods.training.loop import write_atomically
 from avtbench.methods.training.tokenizer import in_levels, psnr
 
@@ -107,7 +107,7 @@ class InpaintingTask:
         held_out: Mapping[str, Sequence[TrainingClip]], config: LITConfig, masks: Masks = "threshold",
         frames: int = 17, crop: int = 128, batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
         references: Sequence[Reference] = ("last_kept", "previous"), objective: Objective = "latent-l2",
-        perceptual: Perceptual | None = None,
+        perceptual: Perceptual | None = None, lpips_weight: float = LPIPS_WEIGHT,
     ) -> None:  # fmt: skip
         check_objective(objective, perceptual)
         latent_frames = tokenizer.grid(frames, crop, crop)[0]
@@ -121,7 +121,7 @@ class InpaintingTask:
         self.objective, self.perceptual = objective, perceptual
         self.sampler = CropSampler(train, frames, crop, 1, seed)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
-        self.decoded = DecodedDistance(tokenizer, self.sampler, self.bank.effect, objective, perceptual)
+        self.decoded = DecodedDistance(tokenizer, self.sampler, self.bank.effect, objective, perceptual, lpips_weight)
         self.statistics = latent_statistics(tokenizer)
         torch.manual_seed(seed)
         network = LatentInpaintingTransformer(config)
@@ -244,7 +244,7 @@ class InpaintingTask:
             "tokenizer": self.tokenizer.name, "tokenizer_digest": self.tokenizer.digest,
             "statistics_digest": self.statistics.digest, "seed": self.seed,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "loss": self.objective, "loss_in_words": OBJECTIVES[self.objective],
+            **self.decoded.describe(),
             "masks": self.masks, "references": list(self.references), "kept_fraction": [0.05, 0.95],
             "crops": len(self.bank.z), "crop": [self.sampler.frames, self.sampler.size, self.sampler.size],
             "batch": self.batch, "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],

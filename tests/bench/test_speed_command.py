@@ -1,5 +1,6 @@
 """``avtbench speed`` and the options that it shares with ``run``: what they mean, and what is said afterwards."""
 
+import json
 import shlex
 from types import SimpleNamespace
 
@@ -45,6 +46,20 @@ def test_a_budget_may_be_given_in_minutes(avtbench):
     code, _, err = avtbench("speed", "--budget", "soon", "--dry-run")
     assert (code, err.count("\n")) == (2, 1)
     assert "speed.budget: found 'soon', expected a duration such as 10m, 90s or 600" in err
+
+
+# --match
+
+
+def test_variants_under_an_alias_cannot_be_matched_but_a_twin_can(avtbench, tmp_path):
+    run = {"summary": "s", "methods": ["lit", {"name": "lit", "alias": "again"}], "datasets": ["synthetic"]}
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    assert avtbench("speed", "run.yaml", "--match", "kept=0.5", "--dry-run")[0] == 0
+    run["methods"][1]["knobs"] = {"reference": "previous"}
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    code, _, err = avtbench("speed", "run.yaml", "--match", "kept=0.5", "--dry-run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--match finds one setting for each method, and again is a variant under an alias" in err
 
 
 # --weights
