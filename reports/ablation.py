@@ -59,7 +59,7 @@ class Variant:
         keys = [*other.choices, *(k for k in self.choices if k not in other.choices)]
         lacking = "none"
         parts = [
-            f"{key.removeprefix('config.')} {self.choices.get(key, lacking)} ({other.choices.get(key, lacking)})"
+            f"{'loss_in_words', key.removeprefix('config.')} {self.choices.get(key, lacking)} ({other.choices.get(key, lacking)})"
             for key in keys
             if self.choices.get(key) != other.choices.get(key)
         ]
