@@ -33,8 +33,8 @@ OUTCOMES = (
     "steps_done", "task", "tokenizer_digest", "torch",
 )  # fmt: skip
 """Fields of a card that are results or places, not choices."""
-DERIVED = ("schedule.warmup", "schedule.check_every")
-"""Fields that follow from the number of steps."""
+DERIVED = ("schedule.warmup", "schedule.check_every", "loss_in_words")
+"""Fields that follow from others: the number of steps, the loss."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Variant:
         keys = [*other.choices, *(k for k in self.choices if k not in other.choices)]
         lacking = "none"
         parts = [
-            f"{'loss_in_words', key.removeprefix('config.')} {self.choices.get(key, lacking)} ({other.choices.get(key, lacking)})"
+            f"{key.removeprefix('config.')} {self.choices.get(key, lacking)} ({other.choices.get(key, lacking)})"
             for key in keys
             if self.choices.get(key) != other.choices.get(key)
         ]
