@@ -28,9 +28,9 @@ def clip(*shape, kept=0.5):
     return z, keep
 
 
-def attend(layer, x, key_value, member, lag):
+def attend(layer, x, memory, member, lag):
     """One attention layer for every token on its own: ``member[i]`` are the tokens that token i looks at."""
-    size = (layer.heads, x.shape[1] // layer.heads)
+    size, key_value = (layer.heads, x.shape[1] // layer.heads), layer.key_value(memory)
     out = []
     for i, seen in enumerate(member):
         q = layer.query(layer.norm(x[i])).view(size)
@@ -46,7 +46,8 @@ def dense(net, z, keep):
     """The same network, a query at every position of the grid, kept or not; 1 clip, one tile."""
     _, c, t, h, w = z.shape
     seen = describe(z, keep, net.mask)
-    memory = net._embed(seen.inputs, 1, t)
+    y = net._embed(seen.inputs, 1, t)
+    memory = net.memory(y)
     tokens = [(k, y, x) for k in range(t) for y in range(h) for x in range(w)]
     number = {token: i for i, token in enumerate(tokens)}
     in_frame = [[number[k, y, x] for y in range(h) for x in range(w)] for k, _, _ in tokens]
@@ -54,11 +55,9 @@ def dense(net, z, keep):
     everywhere = [list(range(len(tokens)))] * len(tokens)
     members = [in_frame, in_time] if net.config.attention == "factorised" else [everywhere]
     lags = [[[tokens[m][0] - tokens[i][0] for m in seen] for i, seen in enumerate(member)] for member in members]
-    key_values = iter(net.key_value(net.memory(memory)).chunk(net.config.depth * net.groupings, dim=-1))
-    y = memory
     for block in net.blocks:
         for layer, member, lag in zip(block.attention, members, lags, strict=True):
-            y = attend(layer, y, next(key_values), member, lag)
+            y = attend(layer, y, memory, member, lag)
         y = y + block.mlp(y)
     value = net._value(net.out(net.norm(y)), seen, torch.arange(len(tokens)))
     return torch.where(keep.unsqueeze(1), z, value.view(1, t, h, w, c).movedim(-1, 1))
