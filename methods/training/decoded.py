@@ -29,37 +29,33 @@ LPIPS_WEIGHT = 15.0
 size; a method whose fills are farther from the crop needs less."""
 
 
-def check_objective(objective: str, perceptual: Perceptual | None) -> None:
-    """Raise :class:`ContractError` for an unknown loss, or one that lacks its backbone."""
-    if objective not in get_args(Objective):
-        raise ContractError(f"loss is {objective!r}, expected one of {', '.join(get_args(Objective))}")
-    if objective == "lpips" and perceptual is None:
-        raise ContractError("loss is 'lpips', which needs a backbone, and none was given; take another loss")
-
-
 class DecodedDistance:
     """Squared error (``pixel``) or LPIPS distance (``lpips``) between decoded latents and the crops themselves.
 
     The target is the crop and not its full-rate decode, because quality is measured against the crop.
 
-    effect: mean squared change of pixels in [-1, 1] when every channel moves by one standard deviation.
     perceptual: images ``[N, 3, H, W]`` in [-1, 1] twice -> differentiable distances ``[N]``; needed for ``lpips``.
-    weight: of LPIPS beside the latent error.
+    weight: of LPIPS beside the latent error. Raises :class:`ContractError` for an unknown loss, or one that lacks its
+    backbone.
     """
 
     def __init__(
-        self, tokenizer: FrozenTokenizer, sampler: CropSampler, effect: Tensor, objective: Objective,
-        perceptual: Perceptual | None, weight: float = LPIPS_WEIGHT,
+        self, tokenizer: FrozenTokenizer, sampler: CropSampler, objective: Objective, perceptual: Perceptual | None,
+        weight: float = LPIPS_WEIGHT,
     ) -> None:  # fmt: skip
-        check_objective(objective, perceptual)
-        self.tokenizer, self.sampler, self.effect = tokenizer, sampler, effect
+        if objective not in get_args(Objective):
+            raise ContractError(f"loss is {objective!r}, expected one of {', '.join(get_args(Objective))}")
+        if objective == "lpips" and perceptual is None:
+            raise ContractError("loss is 'lpips', which needs a backbone, and none was given; take another loss")
+        self.tokenizer, self.sampler = tokenizer, sampler
         self.objective, self.perceptual, self.weight = objective, perceptual, weight
         self.statistics = latent_statistics(tokenizer)
 
-    def __call__(self, filled: Tensor, crops: np.ndarray, base: Tensor) -> Tensor | float:
+    def __call__(self, filled: Tensor, crops: np.ndarray, base: Tensor, effect: Tensor) -> Tensor | float:
         """Mean over the first quarter of ``filled: [B, C, t, h, w]``, standardised, whose crops have these numbers.
 
-        base: ``[B]``, latent error of the bare kept values, by which a squared error is divided. 0 for a latent loss.
+        base: ``[B]``, latent error of the bare kept values; effect: mean squared change of pixels in [-1, 1] when every
+        channel moves by one standard deviation; a squared error is divided by both. 0 for a latent loss.
         """
         if self.objective not in ("pixel", "lpips"):
             return 0.0
@@ -69,7 +65,7 @@ class DecodedDistance:
             target = self.sampler.sample(int(crop))[0].to(ours.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
             decoded = self.decode(ours)[: len(target)]
             if self.objective == "pixel":
-                losses.append((decoded - target).square().mean() / (self.effect.to(norm.device) * norm))
+                losses.append((decoded - target).square().mean() / (effect.to(norm.device) * norm))
             else:
                 assert self.perceptual is not None
                 some = slice(int(crop) % 4, None, 4)  # all places within a latent frame over the crops

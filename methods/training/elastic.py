@@ -41,8 +41,8 @@ class ElasticTask:
         self.tokenizer, self.config, self.batch, self.seed = tokenizer, config, batch, seed
         self.train_clips, self.held_out_clips = train, held_out
         self.sampler = CropSampler(train, frames, crop, 1, seed)
+        self.decoded = DecodedDistance(tokenizer, self.sampler, objective, perceptual, lpips_weight)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
-        self.decoded = DecodedDistance(tokenizer, self.sampler, self.bank.effect, objective, perceptual, lpips_weight)
         torch.manual_seed(seed)
         self.model: nn.Module = ElasticAdapter(config)
 
@@ -66,7 +66,9 @@ class ElasticTask:
             frames.append(rebuilt)
             context = rebuilt.detach()
         error, base = torch.stack(errors), torch.stack(bases)
-        return (error / base).mean() + self.decoded(torch.stack(frames, 2).float(), crops, base.mean(0))
+        return (error / base).mean() + self.decoded(
+            torch.stack(frames, 2).float(), crops, base.mean(0), self.bank.effect
+        )
 
     @torch.inference_mode()
     def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:

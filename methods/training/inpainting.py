@@ -22,7 +22,7 @@ from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
-from avtbench.methods.training.decoded import LPIPS_WEIGHT, DecodedDistance, Objective, Perceptual, check_objective
+from avtbench.methods.training.decoded import LPIPS_WEIGHT, DecodedDistance, Objective, Perceptual
 from avtbench.methods.training.loop import write_atomically
 from avtbench.methods.training.tokenizer import in_levels, psnr
 
@@ -109,7 +109,6 @@ class InpaintingTask:
         references: Sequence[Reference] = ("last_kept", "previous"), objective: Objective = "latent-l2",
         perceptual: Perceptual | None = None, lpips_weight: float = LPIPS_WEIGHT,
     ) -> None:  # fmt: skip
-        check_objective(objective, perceptual)
         latent_frames = tokenizer.grid(frames, crop, crop)[0]
         if latent_frames < 2:
             raise ContractError(
@@ -120,8 +119,8 @@ class InpaintingTask:
         self.train_clips, self.held_out_clips, self.references = train, held_out, references
         self.objective, self.perceptual = objective, perceptual
         self.sampler = CropSampler(train, frames, crop, 1, seed)
+        self.decoded = DecodedDistance(tokenizer, self.sampler, objective, perceptual, lpips_weight)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
-        self.decoded = DecodedDistance(tokenizer, self.sampler, self.bank.effect, objective, perceptual, lpips_weight)
         self.statistics = latent_statistics(tokenizer)
         torch.manual_seed(seed)
         network = LatentInpaintingTransformer(config)
@@ -183,7 +182,7 @@ class InpaintingTask:
 
         base = distance(held) + 1e-3
         crops = self._drawn(self._rng(step))
-        return (distance(filled) / base).mean() + self.decoded(filled, crops, base)
+        return (distance(filled) / base).mean() + self.decoded(filled, crops, base, self.bank.effect)
 
     @torch.inference_mode()
     def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
