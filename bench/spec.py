@@ -239,7 +239,7 @@ def override(
     weights: Iterable[str] = (),
 ) -> RunSpec:
     """``--method``, ``--dataset`` and ``--tokenizer`` choose (entries of the spec keep their settings), ``--set
-    key=value`` changes, ``--weights`` fills in (see :mod:`avtbench.bench.commands.weights`).
+    key=value`` changes, ``--weights`` fills in (see :mod:`avtbench.bench.weights_option`).
 
     Keys: any field (``seed``), ``view.FIELD``, ``speed.FIELD``, ``tokenizer.KNOB``, ``method.NAME.settings``,
     ``method.NAME.KNOB``, ``dataset.NAME.limit``, ``dataset.NAME.view.FIELD``, ``dataset.NAME.KNOB``. NAME may be left
@@ -261,7 +261,7 @@ def override(
         except yaml.YAMLError:
             raise SpecError(f"--set {key}: {value!r} is not a YAML value") from None
     if weights := list(weights):
-        from avtbench.bench.commands import weights as weights_option
+        from avtbench.bench import weights_option
 
         _list_methods(content)
         weights_option.give(content, weights)
