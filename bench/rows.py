@@ -115,7 +115,7 @@ class Timing(_Record):
     warmup: list[float]
     """End-to-end seconds of the warm-up calls; never part of a statistic."""
     warmed: bool = True
-    """False where the plan made no call to warm the process up."""
+    """False where no call was made to warm the process up: none was planned, or slow calls had used up its time."""
     stages: list[StageCost]
     stop_reason: str
     seed: int

@@ -44,8 +44,8 @@ __all__ = ["Job", "Plan", "Result", "StopRule", "evaluations", "flops", "round_o
 
 PRECISION = 0.02
 """Relative half-width of the median's interval at which sampling stops."""
-EXTRAS_COST = 5.0
-"""Calls that FLOPs and peak memory of one point are reckoned to cost."""
+EXTRAS_COST, EXTRAS_START = 4.0, 1.5
+"""What FLOPs and peak memory of one point are reckoned to cost: calls, and seconds for a process's first count."""
 
 
 @dataclass(frozen=True)
@@ -274,6 +274,7 @@ class _Launch:
     tell: Callable[[str], None]
     facts: dict[int, Facts] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)
+    warmed: set[int] = field(default_factory=set)
     sampling: bool = True
     setup_s: float = 0.0
 
@@ -315,7 +316,7 @@ class _Launch:
             self.sampling = True
         recent = {j: point.warmup[-1] for (_, j), point in self.points.items() if point.warmup}
         costly = {j: call for j, call in recent.items() if not self._dry(j)} if self.launch == 0 else {}
-        reserve = EXTRAS_COST * sum(costly.values())
+        reserve = sum(EXTRAS_START + EXTRAS_COST * call for call in costly.values())
         self._sample(max(self.share_s - reserve, 0.7 * self.share_s), recent)
         if self.launch == 0:
             self.sampling = False  # what was sampled stays good when only the extras fail
@@ -373,12 +374,14 @@ class _Launch:
             sizes.setdefault(clip.video.shape, []).append(c)
         if not self.plan.warmup_s:
             return
-        cap = min(self.plan.warmup_s, 0.3 * self.share_s / max(len(self.workers) * len(sizes), 1))
+        room, began = 0.3 * self.share_s, self.elapsed
+        cap = min(self.plan.warmup_s, room / max(len(self.workers) * len(sizes), 1))
         for alike in sizes.values():
             for j in list(self.workers):
                 first = next((c for c in alike if self.is_open(c, j)), None)
-                if first is not None and self.now() < self.deadline:
+                if first is not None and self.elapsed - began < room:
                     self.points[first, j].warmup += self._ask(first, j, "warm", cap) or []
+                    self.warmed.add(j)
 
     def _call(self, c: int, j: int, round_: int, settle: bool) -> float | None:
         answer = self._ask(c, j, "call", settle)
@@ -427,15 +430,17 @@ class _Launch:
         return j in self.facts and self.facts[j].described["weights"] == "random"
 
     def _extras(self, dry: bool) -> None:
-        """FLOPs and peak memory of every point of one kind: before the sampling where that is cheap, else after it."""
-        for c in range(len(self.clips)):
-            for j in list(self.workers):
-                if not self.is_open(c, j) or self._dry(j) != dry:
-                    continue
-                point = self.points[c, j]
-                if not dry and (not point.calls or self.elapsed + EXTRAS_COST * point.calls[-1].total > self.share_s):
-                    continue
-                point.extras = self._ask(c, j, "extras")
+        """FLOPs and peak memory of every point of one kind: before the sampling where that is cheap, else after it.
+
+        On each clip the slowest job comes first: it is the one that time runs out for.
+        """
+        for c, j in sorted(self.points, key=lambda at: (at[0], -sum(self.points[at].totals[-1:]))):
+            if j not in self.workers or not self.is_open(c, j) or self._dry(j) != dry:
+                continue
+            point = self.points[c, j]
+            if not dry and (not point.calls or self.elapsed + EXTRAS_COST * point.calls[-1].total > self.share_s):
+                continue
+            point.extras = self._ask(c, j, "extras")
 
     def results(self, interrupted: bool = False) -> Iterator[Result]:
         """Every point, whatever became of it; one with samples is done, even where it ended early."""
@@ -446,7 +451,7 @@ class _Launch:
             if facts is not None:
                 result = replace(result, described=facts.described, environment=facts.environment)
             if facts is not None and point.calls:
-                timing = self._timing(point, facts, interrupted)
+                timing = self._timing(j, point, facts, interrupted)
                 counted = point.calls[-1].total_evaluations
                 yield replace(result, status=Status.DONE, reason="", timing=timing, evaluations=counted)
             elif point.ended is not None or not interrupted:
@@ -456,7 +461,7 @@ class _Launch:
         start = f" (starting the processes took {self.setup_s:.0f} s)" if self.setup_s else ""
         return f"the budget of {self.plan.budget_s:g} s was spent before its first call{start}; raise --budget"
 
-    def _timing(self, point: _Point, facts: Facts, interrupted: bool) -> Timing:
+    def _timing(self, j: int, point: _Point, facts: Facts, interrupted: bool) -> Timing:
         rule = StopRule(self.share_s, self.plan.precision, self.plan.max_rounds, "the launch's share of the budget")
         if point.ended is not None:
             stopped = f"ended early: {point.ended[1]}"
@@ -476,7 +481,7 @@ class _Launch:
             dtype=facts.dtype,
             launch=self.launch,
             warmup=point.warmup,
-            warmed=self.plan.warmup_s > 0,
+            warmed=j in self.warmed or self.plan.scenario == "cold",
             stop_reason=stopped,
             seed=self.plan.seed,
             setup_seconds=point.setup_seconds,

@@ -475,6 +475,18 @@ def test_a_plan_may_do_without_warming_up(nearby, steady):
     assert [(t.warmup, t.warmed) for t in found] == [([], False)] * 2
 
 
+def test_slow_calls_warm_up_in_a_third_of_the_time_so_that_every_method_is_sampled(nearby, steady):
+    jobs = [steady(name, milliseconds=20_000) for name in "abcd"]
+    found = [r.timing for r in nearby(jobs, count=1, launches=1, budget_s=200)]
+    assert [t.warmed for t in found] == [True, True, True, False]
+    assert all(t.encode_side for t in found)
+
+
+def test_the_slowest_method_is_the_first_whose_flops_are_counted(nearby, steady):
+    list(nearby([steady("a"), steady("b", milliseconds=900)], launches=1))
+    assert [job[0] for job, verb, _ in Nearby.log if verb == "extras"] == ["b", "a"] * 2
+
+
 def test_calls_are_handed_out_in_the_order_of_the_round(nearby, steady):
     list(nearby([steady("a"), steady("b")], launches=1, max_rounds=4, seed=3))
     called = [(file, job[0]) for job, verb, file in Nearby.log if verb == "call"]
