@@ -127,6 +127,7 @@ class _Chapter:
             )
         self.labels = labels
         self.recorded = max(recorded, key=lambda part: clips_of(part, POOLED), default=table.iloc[:0])
+        self.several = len(recorded) > 1
         self.endings = ["" if p is self.recorded else f"-{datasets_in(quality_points(p))[0]}" for p in recorded]
         self.endings += ["-procedural"] * len(made)
         self.rivals = [x for x in labels if x != LIT and x not in (HOLD, FULL, RANDOM, ORACLE)]
@@ -164,7 +165,13 @@ class _Chapter:
         left = f" Left out, run on fewer clips than their method's others: {', '.join(settings)}." if settings else ""
         pooled = any(dataset == POOLED for _, dataset in self._places())
         told = f'; "{POOLED}" means the recorded ones' if pooled else ""
-        return f"Clips: {', '.join(counts)}{told}.{made}{left}"
+        only = datasets_in(quality_points(self.recorded))[-1] if self.several else ""
+        alone = (
+            f' "Content and rate" and "Bounds" speak of {only} alone: not all were run at the same settings.'
+            if only
+            else ""
+        )
+        return f"Clips: {', '.join(counts)}{told}.{alone}{made}{left}"
 
     def _places(self) -> Iterable[tuple[pd.DataFrame, str]]:
         for part in self.parts:

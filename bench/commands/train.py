@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from avtbench.methods.threshold import Reference
     from avtbench.methods.tokenizers.contract import FrozenTokenizer
     from avtbench.methods.training.decoded import Perceptual
     from avtbench.methods.training.inpainting import Masks
@@ -66,7 +69,10 @@ Loss = Annotated[
 ]
 Lpips = Annotated[str, typer.Option(help="Backbone (vgg, alex, squeeze) for --loss lpips and for held-out LPIPS.")]
 LpipsWeights = Annotated[str, typer.Option(help="File or folder of that backbone.")]
-LpipsWeight = Annotated[float, typer.Option(help="Of LPIPS beside the latent error, with --loss lpips.")]
+LpipsWeight = Annotated[
+    float | None,
+    typer.Option(help="Of LPIPS beside the latent error, with --loss lpips.", show_default="what suits LIT"),
+]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
 
 
@@ -131,8 +137,8 @@ def _crop(base: FrozenTokenizer, size: int) -> int:
     return min(128, size) // base.spatial * base.spatial
 
 
-@app.command(epilog="Example: avtbench train lit --tokenizer embedded --data videos --held-out davis=DAVIS --out run")
-def lit(
+def adapter(
+    name: str,
     data: Data,
     out: Out,
     held_out: HeldOut = [],  # noqa: B006
@@ -152,7 +158,7 @@ def lit(
     loss: Loss = "latent-l2",
     lpips: Lpips = "",
     lpips_weights: LpipsWeights = "",
-    lpips_weight: LpipsWeight = 15.0,
+    lpips_weight: LpipsWeight = None,
     steps: Steps = 3000,
     batch: Batch = 8,
     learning_rate: Rate = 2e-3,
@@ -166,59 +172,64 @@ def lit(
     checks: Checks = 24,
     budget: Budget = "",
 ) -> None:
-    """Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser."""
+    """Train the network of method ``name`` on the cached latents of a frozen tokeniser."""
     from avtbench.bench.errors import UserError
+    from avtbench.bench.training import read_apart
+    from avtbench.methods.calibration import latent_statistics
+    from avtbench.methods.elastic.network import ElasticConfig
     from avtbench.methods.lit.network import LITConfig
+    from avtbench.methods.training.elastic import ElasticTask
+    from avtbench.methods.training.inpainting import InpaintingTask
 
-    references = {"both": ("last_kept", "previous")}.get(reference, (reference,))
-    if not set(references) <= {"last_kept", "previous"}:
+    compared: dict[str, tuple[Reference, ...]] = {
+        "both": ("last_kept", "previous"), "last_kept": ("last_kept",), "previous": ("previous",)
+    }  # fmt: skip
+    if reference not in compared:
         raise UserError(f"--reference {reference}: expected last_kept, previous or both")
-    shape: dict[str, Any] = {"attention": attention, "window": window, "input": input_, "latents": latents}
     base = _base(tokenizer, set_, device)
-    task = _adapter(
-        "lit", data, out, held_out, base, size, cache, frames, batch, crops, seed, references=references,
-        config=LITConfig(base.channels, width, depth, heads=max(width // 16, 1), **shape), objective=loss,
-        perceptual=_perceptual(loss, lpips, lpips_weights), lpips_weight=lpips_weight,
-    )  # fmt: skip
+    shape: dict[str, Any] = {"attention": attention, "window": window, "input": input_, "latents": latents}
+    config = LITConfig(base.channels, width, depth, heads=max(width // 16, 1), **shape)
+    weighted = {} if lpips_weight is None else {"lpips_weight": lpips_weight}
+    options: dict[str, Any] = {
+        "frames": frames, "crop": _crop(base, size), "batch": batch, "count": crops, "seed": seed,
+        "cache": cache or out, "objective": loss, "perceptual": _perceptual(loss, lpips, lpips_weights), **weighted,
+    }  # fmt: skip
+    latent_statistics(base)  # says what lacks before an hour of reading and encoding
+    train, held = read_apart(data, held_out, size)
+    task: Task
+    if name == "elastictok-style":
+        task = ElasticTask(base, train, held, ElasticConfig(channels=base.channels), **options)
+    else:
+        masks: Masks = "error" if name == "infotok-style" else "threshold"
+        task = InpaintingTask(base, train, held, config, masks=masks, references=compared[reference], **options)
     _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 
 
-def _command(name: str, summary: str) -> None:
-    def command(
-        data: Data,
-        out: Out,
-        held_out: HeldOut = [],  # noqa: B006
-        tokenizer: TokenizerName = "embedded",
-        set_: Knobs = [],  # noqa: B006
-        loss: Loss = "latent-l2",
-        lpips: Lpips = "",
-        lpips_weights: LpipsWeights = "",
-        lpips_weight: LpipsWeight = 15.0,
-        steps: Steps = 3000,
-        batch: Batch = 8,
-        learning_rate: Rate = 2e-3,
-        crops: Crops = 1200,
-        frames: Frames = 17,
-        size: Size = 128,
-        cache: Cache = None,
-        seed: Seed = 0,
-        device: Device = "cpu",
-        precision: Precision = "",
-        checks: Checks = 24,
-        budget: Budget = "",
-    ) -> None:
-        base = _base(tokenizer, set_, device)
-        task = _adapter(
-            name, data, out, held_out, base, size, cache, frames, batch, crops, seed, objective=loss,
-            perceptual=_perceptual(loss, lpips, lpips_weights), lpips_weight=lpips_weight,
-        )  # fmt: skip
-        _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
+NETWORK = ("width", "depth", "attention", "window", "input_", "reference", "latents")
+"""Options of ``lit`` alone: the others have its network as it is, or one of their own."""
 
+
+def _command(name: str, summary: str, without: Collection[str] = NETWORK, **fixed: Any) -> None:
+    """A command that trains method ``name``, with the options of :func:`adapter` but for some."""
+
+    def command(**given: Any) -> None:
+        adapter(name, **fixed, **given)
+
+    options = [
+        o for o in inspect.signature(adapter, eval_str=True).parameters.values() if o.name not in ("name", *without)
+    ]
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = {option.name: option.annotation for option in options}
     command.__doc__ = summary
     app.command(name, epilog=f"Example: avtbench train {name} --tokenizer embedded --data videos --out run")(command)
 
 
-_command("lit-plain", "LIT as the abstract has it: a mask embedding instead of the held value and the residual output.")
+_command("lit", "Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser.", without=())
+_command(
+    "lit-plain",
+    "LIT as the abstract has it: a mask embedding instead of the held value and the residual output.",
+    input_="mask",
+)
 _command("infotok-style", "Train the inpainting adapter of infotok-style: LIT's network on masks of InfoTok's rule.")
 _command("elastictok-style", "Train the elastic adapter of elastictok-style: nested tail drop.")
 
@@ -227,30 +238,6 @@ def _base(name: str, knobs: list[str], device: str) -> FrozenTokenizer:
     from avtbench.bench import plugins
 
     return plugins.create("tokenizer", name, device=device, **_knobs(knobs))
-
-
-def _adapter(
-    name: str, data: list[str], out: Path, held_out: list[str], base: FrozenTokenizer, size: int, cache: Path | None,
-    frames: int, batch: int, count: int, seed: int, **options: Any,
-) -> Task:  # fmt: skip
-    from avtbench.bench.training import read_apart
-    from avtbench.methods.calibration import latent_statistics
-    from avtbench.methods.elastic.network import ElasticConfig
-    from avtbench.methods.lit.network import LITConfig
-    from avtbench.methods.training.elastic import ElasticTask
-    from avtbench.methods.training.inpainting import InpaintingTask
-
-    latent_statistics(base)  # says what lacks before an hour of reading and encoding
-    train, held = read_apart(data, held_out, size)
-    shared: dict[str, Any] = {
-        "frames": frames, "crop": _crop(base, size), "batch": batch, "count": count, "seed": seed, "cache": cache or out
-    }  # fmt: skip
-    if name == "elastictok-style":
-        return ElasticTask(base, train, held, ElasticConfig(channels=base.channels), **shared, **options)
-    plain = LITConfig(base.channels, input="mask") if name == "lit-plain" else LITConfig(base.channels)
-    config = options.pop("config", plain)
-    masks: Masks = "error" if name == "infotok-style" else "threshold"
-    return InpaintingTask(base, train, held, config, masks=masks, **shared, **options)
 
 
 def _perceptual(loss: str, net: str, weights: str) -> Perceptual | None:
