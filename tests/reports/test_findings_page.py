@@ -82,6 +82,7 @@ def test_data_sets_swept_at_other_settings_are_told_apart_and_never_pooled(make,
         assert f"{dataset}: at equal masks lit beats hold in PSNR at 25, 50 and 75 % kept." in claims
     page = (tmp_path / "findings.md").read_text()
     assert "all data sets" not in page
+    assert '"Content and rate" and "Bounds" speak of davis alone' in page
     assert "Left out" not in page
     assert (tmp_path / "measured/findings/embedded-results-tokenbench.csv").is_file()
 
