@@ -343,10 +343,14 @@ class Workbench:
 
     @contextlib.contextmanager
     def _spending(self, on: str) -> Iterator[None]:
+        import torch
+
         began = time.perf_counter()
         try:
             yield
         finally:
+            if on == "model" and self.device.type == "cuda":  # else the metrics would wait for it
+                torch.cuda.synchronize(self.device)
             self.built.spent[on] += time.perf_counter() - began
 
     def dataset(self, d: int) -> VideoDataset:
@@ -657,7 +661,7 @@ def run(
     work = replace(todo.bench, finished=known, previewed=frozenset(store.previewed()))
     outcome = Outcome(run_id, len(todo.slots))
     work.built.spent.clear()
-    measured = 0.0
+    measured, named = 0.0, dict[str, float]()
     for event in _events(work, todo.jobs, workers):
         if isinstance(event, Machine):
             store.put_environment(event.digest, event.record)
@@ -673,8 +677,8 @@ def run(
             on_event(event)
         if isinstance(event, Finished) and event.row.pass_ == "quality":
             measured = time.perf_counter() - began
+            named = {name: work.built.spent[name] for name in ("model", "metrics", "reading")}
     if measured and workers == 0:
-        named = {name: work.built.spent[name] for name in ("model", "metrics", "reading")}
         outcome.spent = {**named, "harness": max(measured - sum(named.values()), 0.0)}
     outcome.seconds = time.perf_counter() - began
     return outcome
