@@ -155,6 +155,9 @@ def adapter(
         str, typer.Option(help="What masks in training compare with: last_kept, previous or both.")
     ] = "both",
     latents: Annotated[str, typer.Option(help="Units inside the network: standardised or raw.")] = "standardised",
+    bound: Annotated[
+        bool, typer.Option("--bound", help="No correction beyond the smallest change that was kept in its frame.")
+    ] = False,
     loss: Loss = "latent-l2",
     lpips: Lpips = "",
     lpips_weights: LpipsWeights = "",
@@ -187,7 +190,13 @@ def adapter(
     if reference not in compared:
         raise UserError(f"--reference {reference}: expected last_kept, previous or both")
     base = _base(tokenizer, set_, device)
-    shape: dict[str, Any] = {"attention": attention, "window": window, "input": input_, "latents": latents}
+    shape: dict[str, Any] = {
+        "attention": attention,
+        "window": window,
+        "input": input_,
+        "latents": latents,
+        "bound": bound,
+    }
     config = LITConfig(base.channels, width, depth, heads=max(width // 16, 1), **shape)
     weighted = {} if lpips_weight is None else {"lpips_weight": lpips_weight}
     options: dict[str, Any] = {
@@ -205,7 +214,7 @@ def adapter(
     _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 
 
-NETWORK = ("width", "depth", "attention", "window", "input_", "reference", "latents")
+NETWORK = ("width", "depth", "attention", "window", "input_", "reference", "latents", "bound")
 """Options of ``lit`` alone: the others have its network as it is, or one of their own."""
 
 

@@ -22,12 +22,13 @@ class Features:
     """inputs: ``[B, F, t, h, w]``; held, ahead: ``[B, C, t, h, w]``, or None where a mask embedding stands for them.
 
     held: the last kept value. ahead: from it along the straight line to the next kept value, as far as the frame lies
-    between the two; zero where none follows.
+    between the two; zero where none follows. smallest: ``[B, 1, t, 1, 1]``, smallest change that was kept in the frame.
     """
 
     inputs: Tensor
     held: Tensor | None = None
     ahead: Tensor | None = None
+    smallest: Tensor | None = None
 
 
 def describe(z: Tensor, keep: Tensor, mask: Tensor | None = None) -> Features:
@@ -53,4 +54,4 @@ def describe(z: Tensor, keep: Tensor, mask: Tensor | None = None) -> Features:
         flag, 1 / (1 + since), torch.where(known, 1 / (1 + until), 0), between,
         flag.mean((3, 4), keepdim=True).expand_as(flag), smallest.expand_as(flag),
     ]  # fmt: skip
-    return Features(torch.cat([held, change, ahead, *scalars], dim=1), held, ahead)
+    return Features(torch.cat([held, change, ahead, *scalars], dim=1), held, ahead, smallest)

@@ -37,6 +37,8 @@ class LITConfig:
     input:     ``held`` (last and next kept value, residual output) or ``mask`` (a mask embedding, plain output).
     latents:   the units that the network works in, ``standardised`` or the tokeniser's own (``raw``).
     frames:    latent frames of a training clip; a stream shows it no more at once.
+    bound:     a correction is, in the mean over channels, no larger than the smallest change that was kept in its
+               frame. LIT's threshold guarantees that of every dropped position; other rules do not.
     """
 
     channels: int = 16
@@ -49,6 +51,7 @@ class LITConfig:
     input: Literal["held", "mask"] = "held"
     latents: Literal["standardised", "raw"] = "standardised"
     frames: int = 5
+    bound: bool = False
 
     def __post_init__(self) -> None:
         smallest = {"channels": 1, "width": 4, "depth": 1, "heads": 1, "ratio": 1, "window": 1, "frames": 2}
@@ -64,8 +67,13 @@ class LITConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ContractError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(allowed)}")
+        if self.bound and (self.input, self.latents) != ("held", "standardised"):
+            raise ContractError(
+                f"bound needs the held value and the threshold's units, found input {self.input!r} and latents "
+                f"{self.latents!r}; expected 'held' and 'standardised'"
+            )
 
-    def as_dict(self) -> dict[str, int | str]:
+    def as_dict(self) -> dict[str, int | str | bool]:
         return asdict(self)
 
 
@@ -203,7 +211,11 @@ class LatentInpaintingTransformer(nn.Module):
             return out
         correction, gate = out.chunk(2, dim=-1)
         held, ahead = (_rows(part, dropped) for part in (seen.held, seen.ahead))
-        return held + correction + gate * ahead
+        moved = correction + gate * ahead
+        if self.config.bound and seen.smallest is not None:
+            most = _rows(seen.smallest.expand_as(seen.held[:, :1]), dropped)
+            moved = moved * (most / moved.abs().mean(1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
+        return held + moved
 
 
 def _rows(x: Tensor, tokens: Tensor) -> Tensor:
