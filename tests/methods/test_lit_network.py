@@ -10,6 +10,7 @@ from avtbench.methods.contract import ContractError
 from avtbench.methods.lit.features import describe
 from avtbench.methods.lit.groups import spatial_groups, temporal_groups
 from avtbench.methods.lit.network import REACH, LatentInpaintingTransformer, LITConfig
+from avtbench.methods.threshold import threshold_mask
 
 
 def network(**options) -> LatentInpaintingTransformer:
@@ -135,6 +136,21 @@ def test_raw_units_give_the_same_latents_as_standardised_ones_when_they_agree():
     assert not torch.allclose(raw(z, keep), net(z, keep), atol=1e-2)
 
 
+@torch.inference_mode()
+def test_a_bound_correction_stays_within_the_smallest_change_that_the_threshold_kept():
+    z, _ = clip(1, 4, 5, 6, 6)
+    keep = threshold_mask(z[0], 0.9)[0][None]
+    held, smallest = describe(z, keep).held, describe(z, keep).smallest
+    made = [network(bound=b) for b in (False, True)]
+    for net in made:
+        net.out.weight.mul_(20)
+    free, bound = (net(z, keep) for net in made)
+    size = (bound - held).abs().mean(1, keepdim=True)
+    assert (size <= smallest * 1.0001).all()
+    assert ((free - held).abs().mean(1, keepdim=True) > smallest).any(), "the bound never held anything back"
+    assert ((z - held).abs().mean(1, keepdim=True) <= smallest)[~keep[:, None]].all(), "the rule guarantees it"
+
+
 def test_groups_hold_every_dropped_position_once_and_only_members_of_its_tile():
     b, t, h, w, window = 2, 3, 7, 5, 4
     keep = torch.rand(b, t, h, w, generator=torch.Generator().manual_seed(2)) < 0.6
@@ -158,6 +174,7 @@ def test_groups_hold_every_dropped_position_once_and_only_members_of_its_tile():
         ({"attention": "full"}, "attention is 'full', expected factorised or joint"),
         ({"input": "next"}, "input is 'next', expected held or mask"),
         ({"latents": "log"}, "latents is 'log', expected standardised or raw"),
+        ({"bound": True, "input": "mask"}, "bound needs the held value .* found input 'mask'"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_in_one_line(options, said):
