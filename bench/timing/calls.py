@@ -175,13 +175,17 @@ class Instrument:
 
     @property
     def dry(self) -> bool:
-        """Whether FLOPs are counted without multiplying: under random weights no value of a network matters."""
-        return self.method.weights == "random"
+        """Whether FLOPs are counted without multiplying: random weights, and no value of a network decides the cost.
+
+        It does where a threshold or a search looks at latents, unless its trace is forced.
+        """
+        fixed = getattr(self.method, "forced", None) is not None or self.method.family in ("bound", "router")
+        return self.method.weights == "random" and fixed
 
     def extras(self, video: Tensor) -> Extras:
         """FLOPs and peak memory of one call each (none where stages overlap or a process has one call only).
 
-        Under random weights the products are not computed, only counted, and there is no call for the peak memory: at
+        Where :attr:`dry` the products are not computed, only counted, and there is no call for the peak memory: at
         published sizes a call may take minutes.
         """
         if self.scenario in ("throughput", "cold"):

@@ -426,8 +426,7 @@ class _Launch:
             self.stop()
 
     def _dry(self, j: int) -> bool:
-        """Whether a job's FLOPs are counted without multiplying (random weights), which costs little."""
-        return j in self.facts and self.facts[j].described["weights"] == "random"
+        return j in self.facts and self.facts[j].dry
 
     def _extras(self, dry: bool) -> None:
         """FLOPs and peak memory of every point of one kind: before the sampling where that is cheap, else after it.

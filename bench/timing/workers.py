@@ -79,6 +79,8 @@ class Facts:
     dtype: str
     forced: Mapping[str, Any]
     shortened: Mapping[str, float] = field(default_factory=dict)
+    dry: bool = False
+    """FLOPs are counted without multiplying, which costs little."""
 
 
 class WorkerLost(RuntimeError):
@@ -123,6 +125,7 @@ class Server:
             dtype_of(method),
             forced_trace(method),
             dict(self.instrument.shortened),
+            self.instrument.dry,
         )
 
     def _video(self, path: str) -> torch.Tensor:

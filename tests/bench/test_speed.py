@@ -261,11 +261,13 @@ def test_flops_count_fused_attention_on_the_cpu_too():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_flops_under_random_weights_are_counted_without_multiplying(monkeypatch):
+def test_flops_under_random_weights_are_counted_without_multiplying_where_the_trace_is_forced():
     video = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
     computed = Instrument(Attending(), 0.5).extras(video)
     method = Attending()
     method.weights = "random"
+    assert not Instrument(method, 0.5).dry, "what its threshold keeps decides the cost"
+    method.forced = {"kept": 0.5}
     seen = []
     method.linear.register_forward_hook(lambda _module, _inputs, out: seen.append(bool(out.any())))
     counted = Instrument(method, 0.5).extras(video)
