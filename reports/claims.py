@@ -347,6 +347,8 @@ def _speed_up(
             assert fast[0].timing is not None
             where = _where(fast[0], environments)
             floor_note = f"noise floor {floor:.3f}x" if floor > 1 else "no A/A pair was timed"
+            if math.isinf(floor):
+                floor_note = "a single A/A pair tells no noise floor"
             found.append(
                 _measurement(
                     claim, reading.name, "speed_up", ratio.ratio, ratio.low / floor, ratio.high * floor,

@@ -234,7 +234,9 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floor: floa
     notes = [
         "No method was timed against itself, so nothing is called faster."
         if floor is None
-        else f"Noise floor: one method timed against itself differs by up to {floor:.3f}x.",
+        else f"Noise floor: one method timed against itself differs by up to {floor:.3f}x."
+        if math.isfinite(floor)
+        else "Noise floor: one method was timed against itself on a single pair, which tells no interval.",
         *dict.fromkeys(f"Not measured in full: {line['extrapolated']}." for line in lines if line["extrapolated"]),
     ]
     return Table("speed-ups", caption, pd.DataFrame(lines), pd.DataFrame(texts), notes=tuple(notes))
@@ -248,7 +250,7 @@ def overhead(groups: Sequence[Timed]) -> Table:
         same = full.first.tokenizer == mine.first.tokenizer and full.alike == mine.alike
         if full.first.method != FULL or not threshold or not same:
             continue
-        alone = [_encoder_alone(row) for row in full.rows]
+        alone = [_encoder_alone(row) for row in mine.rows]
         try:
             encode = statistics.speed_up(mine.rows, alone, "encode side")
             total = statistics.speed_up(mine.rows, full.rows, "end to end")
@@ -280,7 +282,7 @@ def overhead(groups: Sequence[Timed]) -> Table:
     order = sorted(range(len(lines)), key=lambda i: (texts[i]["size"], lines[i]["method"], -_number(lines[i]["kept"])))
     caption = (
         "What a threshold adds to its frozen tokeniser. Limits aimed at: selection 1 % of the encoder, encode side "
-        "1.02x the encoder alone, round trip 1.15x full rate. Ratios paired per clip and round."
+        "1.02x the encoder in the same calls, round trip 1.15x full rate. Ratios paired per clip and round."
     )
     return Table(
         "speed-overhead", caption, pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
