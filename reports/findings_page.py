@@ -165,12 +165,10 @@ class _Chapter:
         left = f" Left out, run on fewer clips than their method's others: {', '.join(settings)}." if settings else ""
         pooled = any(dataset == POOLED for _, dataset in self._places())
         told = f'; "{POOLED}" means the recorded ones' if pooled else ""
-        only = datasets_in(quality_points(self.recorded))[-1] if self.several else ""
-        alone = (
-            f' "Content and rate" and "Bounds" speak of {only} alone: not all were run at the same settings.'
-            if only
-            else ""
-        )
+        alone = ""
+        if self.several:
+            swept = datasets_in(quality_points(self.recorded))[-1]
+            alone = f' "Content and rate" and "Bounds" speak of {swept} alone: not all were run at the same settings.'
         return f"Clips: {', '.join(counts)}{told}.{alone}{made}{left}"
 
     def _places(self) -> Iterable[tuple[pd.DataFrame, str]]:

@@ -450,7 +450,7 @@ class _Launch:
             if facts is not None:
                 result = replace(result, described=facts.described, environment=facts.environment)
             if facts is not None and point.calls:
-                timing = self._timing(j, point, facts, interrupted)
+                timing = self._timing(j, point, interrupted)
                 counted = point.calls[-1].total_evaluations
                 yield replace(result, status=Status.DONE, reason="", timing=timing, evaluations=counted)
             elif point.ended is not None or not interrupted:
@@ -460,7 +460,8 @@ class _Launch:
         start = f" (starting the processes took {self.setup_s:.0f} s)" if self.setup_s else ""
         return f"the budget of {self.plan.budget_s:g} s was spent before its first call{start}; raise --budget"
 
-    def _timing(self, j: int, point: _Point, facts: Facts, interrupted: bool) -> Timing:
+    def _timing(self, j: int, point: _Point, interrupted: bool) -> Timing:
+        facts = self.facts[j]
         rule = StopRule(self.share_s, self.plan.precision, self.plan.max_rounds, "the launch's share of the budget")
         if point.ended is not None:
             stopped = f"ended early: {point.ended[1]}"
