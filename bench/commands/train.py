@@ -65,13 +65,18 @@ Precision = Annotated[
     str, typer.Option(help="float32 or bfloat16 (autocast).", show_default="bfloat16 on CUDA, else float32")
 ]
 Loss = Annotated[
-    str, typer.Option(help="latent-l2, latent-l1 (not elastic), pixel or lpips; the last two add to the first.")
+    str, typer.Option(help="latent-l2, latent-l1 (not elastic), or pixel, lpips, relative, which add to the first.")
 ]
-Lpips = Annotated[str, typer.Option(help="Backbone (vgg, alex, squeeze) for --loss lpips and for held-out LPIPS.")]
+Lpips = Annotated[
+    str, typer.Option(help="Backbone (vgg, alex, squeeze) for --loss lpips and relative, and for held-out LPIPS.")
+]
 LpipsWeights = Annotated[str, typer.Option(help="File or folder of that backbone.")]
 LpipsWeight = Annotated[
     float | None,
-    typer.Option(help="Of LPIPS beside the latent error, with --loss lpips.", show_default="what suits LIT"),
+    typer.Option(help="Of LPIPS in --loss lpips and relative.", show_default="what suits LIT"),
+]
+Judder = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of crops that repeat frames, as frame-rate conversion does.")
 ]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
 
@@ -166,6 +171,7 @@ def adapter(
     batch: Batch = 8,
     learning_rate: Rate = 2e-3,
     crops: Crops = 1200,
+    judder: Judder = 0.0,
     frames: Frames = 17,
     size: Size = 128,
     cache: Cache = None,
@@ -198,10 +204,10 @@ def adapter(
         "bound": bound,
     }
     config = LITConfig(base.channels, width, depth, heads=max(width // 16, 1), **shape)
-    weighted = {} if lpips_weight is None else {"lpips_weight": lpips_weight}
     options: dict[str, Any] = {
         "frames": frames, "crop": _crop(base, size), "batch": batch, "count": crops, "seed": seed,
-        "cache": cache or out, "objective": loss, "perceptual": _perceptual(loss, lpips, lpips_weights), **weighted,
+        "cache": cache or out, "objective": loss, "perceptual": _perceptual(loss, lpips, lpips_weights),
+        "lpips_weight": lpips_weight, "judder": judder,
     }  # fmt: skip
     latent_statistics(base)  # says what lacks before an hour of reading and encoding
     train, held = read_apart(data, held_out, size)
@@ -253,12 +259,12 @@ def _perceptual(loss: str, net: str, weights: str) -> Perceptual | None:
     """LPIPS as a callable for the trainer, which cannot import it; None where no backbone was named."""
     from avtbench.bench.errors import UserError
     from avtbench.bench.metrics.lpips_net import BACKBONES, load
-    from avtbench.methods.training.decoded import OBJECTIVES
+    from avtbench.methods.training.decoded import LPIPS_WEIGHT, OBJECTIVES
 
     if loss not in OBJECTIVES:
         raise UserError(f"--loss {loss}: expected one of {', '.join(OBJECTIVES)}")
-    if not net and loss == "lpips":
-        raise UserError(f"--loss lpips needs a backbone: give --lpips with one of {', '.join(BACKBONES)}")
+    if not net and loss in LPIPS_WEIGHT:
+        raise UserError(f"--loss {loss} needs a backbone: give --lpips with one of {', '.join(BACKBONES)}")
     if not net:
         return None
     if net not in BACKBONES:

@@ -27,6 +27,8 @@ class CropSampler:
 
     Augmentation: time stride 1 or 2, reversal, horizontal flip, and, with probability ``pan``, a procedural clip: a
     window that moves at a constant velocity over one still frame (global motion, which small training sets lack).
+    ``judder``: probability that a crop repeats frames in the middle of motion, as videos do whose frame rate was
+    converted (the recording shown at 0.4 to 0.95 of its rate) or that lost frames (each replaced by the one before).
     ``candidates``: crops drawn for each one that is taken, the one that changes most in space and time; above 1 it
     turns training towards detail and motion and away from the still screens that recordings are full of.
     """
@@ -38,6 +40,7 @@ class CropSampler:
     seed: int = 0
     pan: float = 0.2
     candidates: int = 1
+    judder: float = 0.0
 
     def __post_init__(self) -> None:
         small = [c.name for c in self.clips if min(c.video.shape[1:3]) < self.size]
@@ -81,9 +84,19 @@ class CropSampler:
             crop = video[index, y : y + self.size, x : x + self.size]
         if rng.random() < 0.5:
             crop = crop[::-1]
+        if self.judder and rng.random() < self.judder:
+            crop = crop[_repeating(self.frames, rng)]
         if rng.random() < 0.5:
             crop = crop[:, :, ::-1]
         return np.ascontiguousarray(crop)
+
+
+def _repeating(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Which frame is shown at each of ``frames`` instants of a video that repeats some."""
+    if rng.random() < 0.5:
+        return np.floor(rng.random() + np.arange(frames) * rng.uniform(0.4, 0.95)).astype(int)
+    lost = rng.random(frames) < rng.uniform(0.1, 0.4)
+    return np.maximum.accumulate(np.where(lost, 0, np.arange(frames)))
 
 
 def _busyness(crop: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, pref
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
-from avtbench.methods.training.decoded import LPIPS_WEIGHT, DecodedDistance, Objective, Perceptual
+from avtbench.methods.training.decoded import DecodedDistance, Objective, Perceptual
 from avtbench.methods.training.inpainting import FRACTIONS, LatentBank
 from avtbench.methods.training.tokenizer import mean_psnr
 
@@ -34,13 +34,14 @@ class ElasticTask:
         self, tokenizer: FrozenTokenizer, train: Sequence[TrainingClip],
         held_out: Mapping[str, Sequence[TrainingClip]], config: ElasticConfig, frames: int = 17, crop: int = 128,
         batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
-        objective: Objective = "latent-l2", perceptual: Perceptual | None = None, lpips_weight: float = LPIPS_WEIGHT,
+        objective: Objective = "latent-l2", perceptual: Perceptual | None = None, lpips_weight: float | None = None,
+        judder: float = 0.0,
     ) -> None:  # fmt: skip
         if objective == "latent-l1":
             raise ContractError("loss is 'latent-l1', which the elastic adapter lacks; take another")
         self.tokenizer, self.config, self.batch, self.seed = tokenizer, config, batch, seed
         self.train_clips, self.held_out_clips = train, held_out
-        self.sampler = CropSampler(train, frames, crop, 1, seed)
+        self.sampler = CropSampler(train, frames, crop, 1, seed, judder=judder)
         self.decoded = DecodedDistance(tokenizer, self.sampler, objective, perceptual, lpips_weight)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
         torch.manual_seed(seed)
@@ -55,7 +56,7 @@ class ElasticTask:
         z = self.bank.z[crops].float().to(device)
         weight = self.bank.weight.to(device).view(1, -1, 1, 1)
         h, w = z.shape[3:]
-        context, frames, errors, bases = torch.zeros_like(z[:, :, 0]), [], [], []
+        context, frames, plains, errors, bases = torch.zeros_like(z[:, :, 0]), [], [], [], []
         for k in range(z.shape[2]):
             counts = torch.from_numpy(rng.integers(h * w // 16, h * w + 1, size=self.batch)).to(device)
             keep, frame = prefix_mask(counts, h, w), z[:, :, k]
@@ -64,10 +65,11 @@ class ElasticTask:
             errors.append(((rebuilt - frame).square() * weight).mean(dim=(1, 2, 3)))
             bases.append(((plain - frame).square() * weight).mean(dim=(1, 2, 3)) + 1e-3)
             frames.append(rebuilt)
+            plains.append(plain)
             context = rebuilt.detach()
         error, base = torch.stack(errors), torch.stack(bases)
         return (error / base).mean() + self.decoded(
-            torch.stack(frames, 2).float(), crops, base.mean(0), self.bank.effect
+            torch.stack(frames, 2).float(), torch.stack(plains, 2), crops, base.mean(0), self.bank.effect
         )
 
     @torch.inference_mode()
@@ -106,7 +108,8 @@ class ElasticTask:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **self.decoded.describe(),
             "masks": "nested tail drop, counts uniform in [1/16, 1]", "crops": len(self.bank.z),
-            "crop": [self.sampler.frames, self.sampler.size, self.sampler.size], "batch": self.batch,
+            "crop": [self.sampler.frames, self.sampler.size, self.sampler.size], "judder": self.sampler.judder,
+            "batch": self.batch,
             "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {
                 group: [{"name": c.name, "digest": c.digest} for c in clips]

@@ -22,7 +22,7 @@ from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import header_for
 from avtbench.methods.training.crops import CropSampler, TrainingClip
-from avtbench.methods.training.decoded import LPIPS_WEIGHT, DecodedDistance, Objective, Perceptual
+from avtbench.methods.training.decoded import DecodedDistance, Objective, Perceptual
 from avtbench.methods.training.loop import write_atomically
 from avtbench.methods.training.tokenizer import in_levels, psnr
 
@@ -52,7 +52,8 @@ class LatentBank:
     def build(cls, tokenizer: FrozenTokenizer, sampler: CropSampler, count: int, cache: Path | None) -> LatentBank:
         """Encode ``count`` crops, or read them from ``cache`` when it holds just these."""
         statistics = latent_statistics(tokenizer)
-        asked = (tokenizer.digest, statistics.digest, sampler.seed, sampler.frames, sampler.size, sampler.pan, count)
+        drawn = (sampler.seed, sampler.frames, sampler.size, sampler.pan, sampler.judder, count)
+        asked = (tokenizer.digest, statistics.digest, *drawn)
         identity = sha256(json.dumps([asked, [c.digest for c in sampler.clips]]).encode()).hexdigest()[:16]
         file = cache / f"latents-{tokenizer.name}-{identity}.safetensors" if cache else None
         if file is not None and file.is_file():
@@ -98,8 +99,8 @@ class InpaintingTask:
     5 to 95 %) and, one time in five, random ones; ``error`` draws InfoTok's (positions of least full-rate error are
     dropped, the first frame's too).
     objective: ``latent-l2`` is a clip's squared error at dropped positions over that of holding the last value, each
-    channel weighted by what it moves in pixels; ``latent-l1`` the same with absolute errors; ``pixel`` and ``lpips``
-    add what :class:`DecodedDistance` says. perceptual: for that, and reported for held-out clips where given.
+    channel weighted by what it moves in pixels; ``latent-l1`` the same with absolute errors; the others add what
+    :class:`DecodedDistance` says. perceptual: for that, and reported for held-out clips where given.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class InpaintingTask:
         held_out: Mapping[str, Sequence[TrainingClip]], config: LITConfig, masks: Masks = "threshold",
         frames: int = 17, crop: int = 128, batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
         references: Sequence[Reference] = ("last_kept", "previous"), objective: Objective = "latent-l2",
-        perceptual: Perceptual | None = None, lpips_weight: float = LPIPS_WEIGHT,
+        perceptual: Perceptual | None = None, lpips_weight: float | None = None, judder: float = 0.0,
     ) -> None:  # fmt: skip
         latent_frames = tokenizer.grid(frames, crop, crop)[0]
         if latent_frames < 2:
@@ -118,7 +119,7 @@ class InpaintingTask:
         self.tokenizer, self.config, self.masks, self.batch, self.seed = tokenizer, config, masks, batch, seed
         self.train_clips, self.held_out_clips, self.references = train, held_out, references
         self.objective, self.perceptual = objective, perceptual
-        self.sampler = CropSampler(train, frames, crop, 1, seed)
+        self.sampler = CropSampler(train, frames, crop, 1, seed, judder=judder)
         self.decoded = DecodedDistance(tokenizer, self.sampler, objective, perceptual, lpips_weight)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
         self.statistics = latent_statistics(tokenizer)
@@ -182,7 +183,7 @@ class InpaintingTask:
 
         base = distance(held) + 1e-3
         crops = self._drawn(self._rng(step))
-        return (distance(filled) / base).mean() + self.decoded(filled, crops, base, self.bank.effect)
+        return (distance(filled) / base).mean() + self.decoded(filled, held, crops, base, self.bank.effect)
 
     @torch.inference_mode()
     def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -246,6 +247,7 @@ class InpaintingTask:
             **self.decoded.describe(),
             "masks": self.masks, "references": list(self.references), "kept_fraction": [0.05, 0.95],
             "crops": len(self.bank.z), "crop": [self.sampler.frames, self.sampler.size, self.sampler.size],
+            "judder": self.sampler.judder,
             "batch": self.batch, "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {
                 group: [{"name": c.name, "digest": c.digest} for c in clips]
