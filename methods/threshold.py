@@ -44,6 +44,14 @@ def hold(z: Tensor, keep: Tensor, before: Tensor | None = None) -> Tensor:
     return torch.cat([first, z], dim=-3).gather(-3, latest.unsqueeze(-4).expand_as(z))
 
 
+def last_held(z: Tensor, keep: Tensor, before: Tensor | None = None) -> Tensor:
+    """The newest frame of :func:`hold` alone, ``[C, h, w]``."""
+    latest = torch.where(keep, _count(keep), 0).amax(-3, keepdim=True)
+    kept = z.gather(-3, (latest - 1).clamp_min(0).unsqueeze(-4).expand_as(z[..., :1, :, :]))
+    first = torch.zeros_like(kept) if before is None else before.unsqueeze(-3)
+    return torch.where(latest.unsqueeze(-4) > 0, kept, first).squeeze(-3)
+
+
 def age(keep: Tensor) -> Tensor:
     """Latent frames since the position was last kept: 0 where kept, long ``[..., t, h, w]``."""
     return _count(keep) - _latest_kept(keep)

@@ -17,13 +17,14 @@ class Group:
     """G groups with a dropped position or more, of at most n dropped positions and M members each.
 
     members: ``[G, M]`` tokens that serve as keys. slots: ``[G, n]`` numbers of dropped positions (any where a group has
-    fewer). back: ``[P]``, the flat slot of every dropped position. lag: ``[G, n, M]`` latent frames from the query to
-    the key, or None where all are of one frame.
+    fewer). back: ``[P]``, the flat slot of every dropped position. Where a group spans frames, frame: ``[G, n]`` of the
+    queries, and lag: ``[t, M]`` latent frames from a query's frame to each key.
     """
 
     members: Tensor
     slots: Tensor
     back: Tensor
+    frame: Tensor | None = None
     lag: Tensor | None = None
 
 
@@ -43,8 +44,8 @@ def spatial_groups(dropped: Tensor, shape: tuple[int, int, int, int], window: in
     frames = torch.arange(t, device=dropped.device)
     first = (active // len(tiles) * t * h * w)[:, None, None]
     members = (first + frames[None, :, None] * h * w + tiles[active % len(tiles)][:, None]).flatten(1)
-    lag = (members // (h * w))[:, None] - (dropped // (h * w))[slots][:, :, None]
-    return Group(members, slots, back, lag)
+    keys = frames.repeat_interleave(tiles.shape[1])
+    return Group(members, slots, back, frame[slots] % t, keys - frames[:, None])
 
 
 def temporal_groups(dropped: Tensor, shape: tuple[int, int, int, int]) -> Group:
@@ -54,24 +55,20 @@ def temporal_groups(dropped: Tensor, shape: tuple[int, int, int, int]) -> Group:
     active, slots, back = _pack(dropped // (t * n) * n + dropped % n, b * n)
     frames = torch.arange(t, device=dropped.device)
     members = (active // n * t * n + active % n)[:, None] + frames * n
-    lag = frames[None, None] - (dropped // n % t)[slots][:, :, None]
-    return Group(members, slots, back, lag)
+    return Group(members, slots, back, (dropped // n % t)[slots], frames - frames[:, None])
 
 
 def _pack(group: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """Group of every dropped position ``[P]`` -> groups that occur ``[G]``, slots ``[G, n]``, back ``[P]``."""
     counts = torch.bincount(group, minlength=groups)
     active = counts.nonzero().squeeze(1)
-    counts = counts[active]
     n = int(counts.max())
-    order = group.argsort(stable=True)
-    row = torch.arange(len(active), device=group.device).repeat_interleave(counts)
-    first = (counts.cumsum(0) - counts)[row]
+    ordered, order = group.sort(stable=True)
+    row = ((counts > 0).cumsum(0) - 1)[ordered]
+    first = (counts.cumsum(0) - counts)[ordered]
     flat = row * n + torch.arange(len(group), device=group.device) - first
-    slots = torch.zeros(len(active) * n, dtype=torch.long, device=group.device)
-    slots[flat] = order
-    back = torch.empty_like(order)
-    back[order] = flat
+    slots = flat.new_zeros(len(active) * n).scatter_(0, flat, order)
+    back = torch.empty_like(order).scatter_(0, order, flat)
     return active, slots.view(-1, n), back
 
 

@@ -15,7 +15,7 @@ from avtbench.methods.latents import Latents
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.placement import seeded
 from avtbench.methods.streaming import FillState
-from avtbench.methods.threshold import Reference, declared_mask, hold
+from avtbench.methods.threshold import Reference, declared_mask, last_held
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 from avtbench.methods.trained import read_trained_for
 
@@ -70,12 +70,16 @@ class Lit(Hold):
         before shows, and corrections of corrections would drift.
         """
         longest = self.network.config.frames
-        before = state.recent if state else z[:, :0]
-        context = before[:, -max(longest - z.shape[1], 1) :]
-        known = keep.new_ones(context.shape[1:])
-        whole = self._inpaint(torch.cat([context, z], dim=1), torch.cat([known, keep]))[:, context.shape[1] :]
-        held = hold(z, keep, state.held if state else None)
-        recent = torch.cat([before, whole[:, :-1], held[:, -1:]], dim=1)[:, 1 - longest :]
+        if state is None:
+            whole = self._inpaint(z, keep)
+            past = whole[:, :-1]
+        else:
+            context = state.recent[:, -max(longest - z.shape[1], 1) :]
+            known = keep.new_ones(context.shape[1:])
+            whole = self._inpaint(torch.cat([context, z], dim=1), torch.cat([known, keep]))[:, context.shape[1] :]
+            past = torch.cat([state.recent, whole[:, :-1]], dim=1)
+        held = last_held(z, keep, state.held if state else None)
+        recent = torch.cat([past, held.unsqueeze(1)], dim=1)[:, 1 - longest :]
         return whole, FillState(recent)
 
     def _inpaint(self, z: Tensor, keep: Tensor) -> Tensor:

@@ -119,8 +119,9 @@ class GroupAttention(nn.Module):
         q = F.embedding(group.slots, self.query(self.norm(x))).unflatten(-1, size).transpose(1, 2)
         k, v = F.embedding(group.members, self.key_value(memory)).unflatten(-1, (2, *size)).permute(2, 0, 3, 1, 4)
         bias = None
-        if self.distance is not None and group.lag is not None:
-            bias = self.distance[:, group.lag.clamp(-REACH, REACH) + REACH].transpose(0, 1).to(q.dtype)
+        if self.distance is not None and group.frame is not None and group.lag is not None:
+            by_frame = self.distance[:, group.lag.clamp(-REACH, REACH) + REACH].transpose(0, 1).flatten(1)
+            bias = F.embedding(group.frame, by_frame).unflatten(-1, (self.heads, -1)).transpose(1, 2).to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return x + self.out(F.embedding(group.back, mixed.transpose(1, 2).reshape(-1, width)))
 
@@ -160,8 +161,10 @@ class LatentInpaintingTransformer(nn.Module):
         c, d = config.channels, config.width
         inputs = 3 * c + SCALARS if config.input == "held" else c + 1
         self.mask = nn.Parameter(torch.randn(c) * 0.02) if config.input == "mask" else None
-        self.near = nn.Conv2d(inputs, d, 3, padding=1)
-        self.wide = nn.Conv2d(d, d, 3, padding=1)
+        self.near, self.wide = (
+            nn.Conv2d(n, d, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for n in (inputs, d)
+        )
         self.memory = nn.LayerNorm(d)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(d)
@@ -178,7 +181,8 @@ class LatentInpaintingTransformer(nn.Module):
         if len(dropped) == 0:
             return z
         raw = self.config.latents == "raw"
-        inside = z * self.scale.view(-1, 1, 1, 1) + self.center.view(-1, 1, 1, 1) if raw else z
+        z = z.movedim(1, -1)
+        inside = z * self.scale + self.center if raw else z
         seen = describe(inside, keep, self.mask)
         x = self._embed(seen.inputs, b, t)
         groups = self._groups(dropped, (b, t, h, w))
@@ -189,14 +193,14 @@ class LatentInpaintingTransformer(nn.Module):
         value = self._value(self.out(self.norm(y)).to(inside.dtype), seen, dropped)
         if raw:
             value = (value - self.center) / self.scale
-        complete = z.movedim(1, -1).reshape(-1, c).index_copy(0, dropped, value)
+        complete = z.reshape(-1, c).index_copy(0, dropped, value)
         return complete.view(b, t, h, w, c).movedim(-1, 1)
 
     def _embed(self, inputs: Tensor, b: int, t: int) -> Tensor:
-        """``[B, F, t, h, w]`` -> tokens ``[B * t * h * w, D]``: a position with its neighbours, and its place."""
-        h, w = inputs.shape[3:]
-        x = self.near(inputs.transpose(1, 2).flatten(0, 1))
-        x = (x + self.wide(F.gelu(x))).flatten(2).transpose(1, 2).to(inputs.dtype)
+        """``[B, t, h, w, F]`` -> tokens ``[B * t * h * w, D]``: a position with its neighbours, and its place."""
+        h, w = inputs.shape[2:4]
+        x = self.near(inputs.flatten(0, 1).movedim(-1, 1))
+        x = (x + self.wide(F.gelu(x))).movedim(1, -1).flatten(1, 2).to(inputs.dtype)
         place = places(h, w, self.config.window, self.config.width, inputs.device)
         return (x + place.to(x.dtype)).reshape(b * t * h * w, -1)
 
@@ -207,17 +211,17 @@ class LatentInpaintingTransformer(nn.Module):
 
     def _value(self, out: Tensor, seen: Features, dropped: Tensor) -> Tensor:
         """Latents of dropped positions ``[P, C]``: predicted, or held, moved towards the next one and corrected."""
-        if seen.held is None or seen.ahead is None:
+        if seen.held is None or seen.ahead is None or seen.smallest is None:
             return out
         correction, gate = out.chunk(2, dim=-1)
         held, ahead = (_rows(part, dropped) for part in (seen.held, seen.ahead))
         moved = correction + gate * ahead
-        if self.config.bound and seen.smallest is not None:
-            most = _rows(seen.smallest.expand_as(seen.held[:, :1]), dropped)
+        if self.config.bound:
+            most = _rows(seen.smallest.expand_as(seen.held[..., :1]), dropped)
             moved = moved * (most / moved.abs().mean(1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
         return held + moved
 
 
 def _rows(x: Tensor, tokens: Tensor) -> Tensor:
-    """``[B, C, t, h, w]`` at the given tokens, ``[P, C]``."""
-    return F.embedding(tokens, x.movedim(1, -1).reshape(-1, x.shape[1]))
+    """``[B, t, h, w, C]`` at the given tokens, ``[P, C]``."""
+    return F.embedding(tokens, x.reshape(-1, x.shape[-1]))

@@ -46,7 +46,7 @@ def attend(layer, x, memory, member, lag):
 def dense(net, z, keep):
     """The same network, a query at every position of the grid, kept or not; 1 clip, one tile."""
     _, c, t, h, w = z.shape
-    seen = describe(z, keep, net.mask)
+    seen = describe(z.movedim(1, -1), keep, net.mask)
     y = net._embed(seen.inputs, 1, t)
     memory = net.memory(y)
     tokens = [(k, y, x) for k in range(t) for y in range(h) for x in range(w)]
@@ -115,14 +115,14 @@ def test_time_is_relative_and_the_past_a_context():
 
 
 def test_the_network_is_told_the_next_kept_value_and_how_far_it_is():
-    z = torch.tensor([0.0, 9.0, 9.0, 3.0, 9.0]).view(1, 1, 5, 1, 1)
+    z = torch.tensor([0.0, 9.0, 9.0, 3.0, 9.0]).view(1, 5, 1, 1, 1)
     keep = torch.tensor([True, False, False, True, False]).view(1, 5, 1, 1)
     seen = describe(z, keep)
     assert seen.held.flatten().tolist() == [0, 0, 0, 3, 3]
     assert torch.allclose(seen.ahead.flatten(), torch.tensor([0.0, 1, 2, 0, 0])), (
         "the straight line; nothing at the end"
     )
-    assert torch.equal(describe(torch.where(keep.unsqueeze(1), z, 5.0), keep).inputs, seen.inputs)
+    assert torch.equal(describe(torch.where(keep.unsqueeze(-1), z, 5.0), keep).inputs, seen.inputs)
 
 
 @torch.inference_mode()
@@ -140,7 +140,8 @@ def test_raw_units_give_the_same_latents_as_standardised_ones_when_they_agree():
 def test_a_bound_correction_stays_within_the_smallest_change_that_the_threshold_kept():
     z, _ = clip(1, 4, 5, 6, 6)
     keep = threshold_mask(z[0], 0.9)[0][None]
-    held, smallest = describe(z, keep).held, describe(z, keep).smallest
+    seen = describe(z.movedim(1, -1), keep)
+    held, smallest = (part.movedim(-1, 1) for part in (seen.held, seen.smallest))
     made = [network(bound=b) for b in (False, True)]
     for net in made:
         net.out.weight.mul_(20)
@@ -162,8 +163,9 @@ def test_groups_hold_every_dropped_position_once_and_only_members_of_its_tile():
     tiles = spatial_groups(dropped, (b, t, h, w), window).members
     assert ((tiles // (h * w)) == (tiles // (h * w))[:, :1]).all(), "one latent frame a tile"
     assert tiles.shape[1] == window * window
-    lag = temporal_groups(dropped, (b, t, h, w)).lag
-    assert int(lag.abs().max()) <= t - 1
+    in_time = temporal_groups(dropped, (b, t, h, w))
+    assert torch.equal(in_time.lag, torch.tensor([[0, 1, 2], [-1, 0, 1], [-2, -1, 0]]))
+    assert torch.equal(in_time.frame.flatten()[in_time.back], dropped // (h * w) % t)
 
 
 @pytest.mark.parametrize(
@@ -185,5 +187,5 @@ def test_a_configuration_that_cannot_be_is_refused_in_one_line(options, said):
 def test_holding_is_where_training_starts():
     z, keep = clip(2, 4, 3, 5, 5)
     filled = LatentInpaintingTransformer(LITConfig(4, 16, 1, 2))(z, keep)
-    assert torch.equal(filled, describe(z, keep).held)
+    assert torch.equal(filled, describe(z.movedim(1, -1), keep).held.movedim(-1, 1))
     assert F.mse_loss(filled, z) > 0

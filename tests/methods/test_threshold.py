@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avtbench.methods.threshold import age, declared_mask, hold, threshold_mask
+from avtbench.methods.threshold import age, declared_mask, hold, last_held, threshold_mask
 
 
 def latents(t: int = 6, seed: int = 0) -> torch.Tensor:
@@ -68,6 +68,14 @@ def test_hold_goes_on_from_an_earlier_chunk():
     z, keep = torch.ones(1, 2, 1, 1), torch.tensor([False, True]).view(2, 1, 1)
     assert hold(z, keep, torch.full((1, 1, 1), 7.0)).flatten().tolist() == [7, 1]
     assert hold(z, keep).flatten().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_the_newest_held_frame_alone_is_that_of_the_whole(carried):
+    z = latents(t=3)
+    keep = torch.rand(z.shape[1:], generator=torch.Generator().manual_seed(1)) < 0.3
+    before = torch.full_like(z[:, 0], 7.0) if carried else None
+    assert torch.equal(last_held(z, keep, before), hold(z, keep, before)[:, -1])
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9, 1.0])
