@@ -68,12 +68,14 @@ def _escaped(text: str) -> str:
 MORE = "Measuring and comparing"
 
 
-def _verb(example: str, panel: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _verb(
+    example: str, panel: str | None = None, name: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command with an example, which stands in the list of commands as well."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         short = f"{(function.__doc__ or '').splitlines()[0]}\n[dim]{_escaped(example)}[/dim]"
-        return app.command(epilog=f"Example: {example}", short_help=short, rich_help_panel=panel)(function)
+        return app.command(name, epilog=f"Example: {example}", short_help=short, rich_help_panel=panel)(function)
 
     return register
 
@@ -379,9 +381,9 @@ def export(
     store: StoreOption = STORE,
     runs: Annotated[bool, typer.Option("--runs", help="Only list the runs of the store.")] = False,
 ) -> None:
-    """Write the rows of a run as CSV or parquet, raw samples included."""
-    from avtbench.bench.errors import UserError
-    from avtbench.bench.store import Store, frame
+    """Write the rows of a run as CSV or parquet, raw samples included, and their machines."""
+    from avtbench.bench import exchange
+    from avtbench.bench.store import Store
 
     with Store(store, create=False) as opened:
         if runs:
@@ -389,16 +391,25 @@ def export(
                 print(f"{entry.id}  {entry.started}  {entry.done} of {entry.planned} points, {entry.failed} failed")
             return
         chosen = opened.find_run(run)
-        table = frame(opened.rows(chosen.id))
+        rows = opened.rows(chosen.id)
+        machines = opened.environments(rows)
     for path in to:
-        if path.suffix not in (".csv", ".parquet"):
-            raise UserError(f"--to {path}: found {path.suffix or 'no suffix'}, expected .csv or .parquet")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
-        except OSError as error:
-            raise UserError(f"--to {path}: cannot be written ({error.strerror}); give a writable path") from None
-        print(f"{path}: {len(table)} rows of run {chosen.id}")
+        print(f"{path}: {exchange.write(rows, machines, path)} rows of run {chosen.id}")
+
+
+@_verb("avtbench import reports/measured/published-size --store runs/published.sqlite", name="import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="File written by avtbench export, or a folder with rows.csv.")],
+    name: Annotated[str, typer.Option(help="Of the run.", show_default="of the folder or file")] = "",
+    store: StoreOption = STORE,
+) -> None:
+    """Put exported rows into a store, as a run to report, compare and judge claims by; what is there stays."""
+    from avtbench.bench import exchange
+    from avtbench.bench.store import Store
+
+    with Store(store) as opened:
+        run, rows, new = exchange.bring(opened, path, name)
+    print(f"{store}: run {run}, {rows} rows, {new} of them new")
 
 
 # --------------------------------------------------------------------------------------------------- check and doctor

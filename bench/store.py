@@ -12,15 +12,12 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from avtbench.bench.errors import UserError, did_you_mean
 from avtbench.bench.rows import Preview, Row, Status
-
-if TYPE_CHECKING:
-    import pandas
 
 SCHEMA = 1
 APPLICATION_ID = 0x61767462  # "avtb", so that other SQLite files are told apart
@@ -274,34 +271,3 @@ class Store:
         """The environment records that rows refer to, by digest."""
         wanted = {row.environment for row in rows}
         return {d: json.loads(record) for d, record in self._db.execute("SELECT * FROM environments") if d in wanted}
-
-
-def frame(rows: Iterable[Row]) -> pandas.DataFrame:
-    """Rows as a table: plain fields, every measure and, where samples are lists, their JSON text.
-
-    Raises :class:`~avtbench.bench.metrics.profiles.ProfileError` where rows of two metric profiles would share
-    its columns.
-    """
-    import pandas
-
-    from avtbench.bench.metrics.measures import MEASURES
-    from avtbench.bench.metrics.profiles import require_one
-
-    rows = list(rows)
-    profiles = {row.quality.profile for row in rows if row.quality}
-    if profiles:
-        require_one(profiles)
-    nested = ("rate", "quality", "timing")
-    records = []
-    for row in rows:
-        flat = row.model_dump(mode="json", exclude={*nested})
-        record = {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in flat.items()}
-        record["setting"] = row.setting
-        done = row.status is Status.DONE
-        record |= {name: measure.value(row) if done else None for name, measure in MEASURES.items()}
-        for part in nested:
-            value = getattr(row, part)
-            fields = value.model_dump(mode="json") if value is not None else {}
-            record |= {f"{part}.{k}": json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in fields.items()}
-        records.append(record)
-    return pandas.DataFrame.from_records(records).rename(columns={"pass_": "pass"})

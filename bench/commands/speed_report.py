@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,18 +101,16 @@ def write(
     environments: Mapping[str, Mapping[str, Any]],
     to: Path,
 ) -> list[Path]:
-    """Write ``rows.csv``, the tables as CSV and Markdown, and ``environment.json``."""
-    from avtbench.bench.store import frame
+    """Write the rows and their machines, and the tables as CSV and Markdown."""
+    from avtbench.bench import exchange
     from avtbench.bench.timing import statistics
     from avtbench.reports import ratios, tables
 
-    to.mkdir(parents=True, exist_ok=True)
-    frame(rows).to_csv(to / "rows.csv", index=False)
-    (to / "environment.json").write_text(json.dumps(environments, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    exchange.write(rows, environments, to / "rows.csv")
     groups: list[Timed] = ratios.timed([*rows, *counted])
     floor = statistics.noise_floor(list(rows))
     made = (ratios.times(groups), ratios.speed_ups(groups, levels, floor), ratios.overhead(groups))
-    written = [to / "rows.csv", to / "environment.json"]
+    written = [to / "rows.csv", exchange.machines_of(to / "rows.csv")]
     for table in made:
         if len(table.texts):
             table.values.to_csv(to / f"{table.name}.csv", index=False)

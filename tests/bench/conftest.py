@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from avtbench.bench import spec as specs
+from avtbench.bench.rows import Quality, Rate, Row, Status
 
 TOY = """
     import torch
@@ -100,5 +101,29 @@ def tiny_run(write: Callable[..., Path]) -> Callable[..., specs.RunSpec]:
     def make(*sets: str, toy: Path = default) -> specs.RunSpec:
         base = specs.RunSpec(name="test", datasets=[{"name": str(dataset)}], lpips=[], previews=0)  # type: ignore[list-item]
         return specs.override(base, [str(toy)], sets=sets)
+
+    return make
+
+
+@pytest.fixture
+def row() -> Callable[..., Row]:
+    """``row("k1", setting=0.5, status=Status.DONE)``: a point of the quality pass under that key."""
+
+    def make(key: str, setting: float = 0.5, status: Status = Status.DONE) -> Row:
+        done = status is Status.DONE
+        rate = Rate(kept=1, total=4, payload_bits=256, mask_bits=4, mask_bits_coded=4)
+        quality = Quality(
+            profile="tokenbench/1",
+            frame_pixels=300,
+            frame_sse=[300, 300],
+            frame_sse_float=[299.5, 300.5],
+            frame_ssim=[1, 0.5],
+        )
+        return Row(
+            key=key, status=status, reason="" if done else "no luck", pass_="quality", method="toy", tier="shared",
+            family="threshold", weights="none", setting=setting, dataset="tiny", clip="a",
+            frames=2, height=10, width=10, environment="e1", seconds=2.0, rate=rate if done else None,
+            quality=quality if done else None,
+        )  # fmt: skip
 
     return make

@@ -68,6 +68,9 @@ def test_run_export_and_resume(avtbench, spec):
     code, out, _ = avtbench("export", "--to", "rows.csv", "--to", "rows.parquet")
     assert code == 0
     assert out.splitlines()[0].startswith("rows.csv: 9 rows of run small-")
+    code, out, _ = avtbench("import", "rows.csv", "--store", "other.sqlite")
+    assert code == 0
+    assert "9 rows, 9 of them new" in out
     code, out, _ = avtbench("export", "--runs")
     assert [line.split()[4:7] for line in out.splitlines()] == [["of", "6", "points,"], ["of", "9", "points,"]] or out
 

@@ -5,26 +5,8 @@ import sqlite3
 import pytest
 from pydantic import ValidationError
 
-from avtbench.bench.metrics.profiles import ProfileError
-from avtbench.bench.rows import Preview, Quality, Rate, Row, Status
-from avtbench.bench.store import SCHEMA, Store, StoreError, frame
-
-
-def row(key: str, setting: float = 0.5, status: Status = Status.DONE) -> Row:
-    done = status is Status.DONE
-    rate = Rate(kept=1, total=4, payload_bits=256, mask_bits=4, mask_bits_coded=4)
-    quality = Quality(
-        profile="tokenbench/1",
-        frame_pixels=300,
-        frame_sse=[300, 300],
-        frame_sse_float=[299.5, 300.5],
-        frame_ssim=[1, 0.5],
-    )
-    return Row(
-        key=key, status=status, reason="" if done else "no luck", pass_="quality", method="toy", tier="shared",
-        family="threshold", weights="none", setting=setting, dataset="tiny", clip="a", frames=2, height=10, width=10,
-        environment="e1", seconds=2.0, rate=rate if done else None, quality=quality if done else None,
-    )  # fmt: skip
+from avtbench.bench.rows import Preview, Quality, Row, Status
+from avtbench.bench.store import SCHEMA, Store, StoreError
 
 
 @pytest.fixture
@@ -33,7 +15,7 @@ def store(tmp_path):
         yield opened
 
 
-def test_rows_come_back_as_they_were(store):
+def test_rows_come_back_as_they_were(store, row):
     store.begin("demo-1", "demo", {"seed": 0}, ["s1", "s2", "s3"])
     store.put_environment("e1", {"hardware": {"cores": 2}})
     second, first = row("k2", float("inf")), row("k1")
@@ -50,7 +32,7 @@ def test_rows_come_back_as_they_were(store):
     assert (entry.id, entry.planned, entry.done, entry.failed) == ("demo-1", 3, 2, 0)
 
 
-def test_two_runs_share_a_point(store):
+def test_two_runs_share_a_point(store, row):
     store.begin("a", "a", {}, ["s1"])
     store.put("a", "s1", row("k1"))
     store.begin("b", "b", {}, ["s1", "s2"])
@@ -59,7 +41,7 @@ def test_two_runs_share_a_point(store):
     assert store.rows("a") == store.rows("b")
 
 
-def test_a_plan_that_changed_keeps_what_is_still_in_it(store):
+def test_a_plan_that_changed_keeps_what_is_still_in_it(store, row):
     store.begin("a", "a", {}, ["s1", "s2"])
     store.put("a", "s1", row("k1"))
     store.put("a", "s2", row("k2"))
@@ -69,7 +51,7 @@ def test_a_plan_that_changed_keeps_what_is_still_in_it(store):
     assert store.finished() == {"k1", "k2"}  # nothing is forgotten
 
 
-def test_a_failed_point_is_kept_until_it_is_tried_again(store):
+def test_a_failed_point_is_kept_until_it_is_tried_again(store, row):
     store.begin("a", "a", {}, ["s1"])
     store.put("a", "s1", row("bad", status=Status.FAILED))
     assert store.find_run().failed == 1
@@ -80,7 +62,7 @@ def test_a_failed_point_is_kept_until_it_is_tried_again(store):
     assert store._db.execute("SELECT count(*) FROM points").fetchone() == (1,)
 
 
-def test_the_same_key_again_replaces_the_row(store):
+def test_the_same_key_again_replaces_the_row(store, row):
     store.begin("a", "a", {}, ["s1"])
     store.put("a", "s1", row("k", status=Status.OUT_OF_MEMORY))
     store.put("a", "s1", row("k"))
@@ -88,7 +70,7 @@ def test_the_same_key_again_replaces_the_row(store):
     assert [r.status for r in store.rows("a")] == [Status.DONE]
 
 
-def test_a_transaction_that_breaks_leaves_nothing(store):
+def test_a_transaction_that_breaks_leaves_nothing(store, row):
     store.begin("a", "a", {}, ["s1"])
     bad = Preview(key="another", frame=0, original=b"", reconstruction=b"", keep=b"")
     with pytest.raises(StoreError, match="FOREIGN KEY"):
@@ -97,7 +79,7 @@ def test_a_transaction_that_breaks_leaves_nothing(store):
     assert store.rows("a") == []
 
 
-def test_a_row_without_a_profile_cannot_be_stored(store):
+def test_a_row_without_a_profile_cannot_be_stored(store, row):
     """Not by leaving it out, and not past the checks of the row either."""
     store.begin("a", "a", {}, ["s1"])
     whole = row("k1")
@@ -108,25 +90,6 @@ def test_a_row_without_a_profile_cannot_be_stored(store):
         with pytest.raises(StoreError, match=f"k1: cannot be stored, .*{said}"):
             store.put("a", "s1", whole.model_copy(update={"quality": missing}))
     assert store.rows("a") == []
-
-
-def test_two_profiles_never_share_a_column_of_the_exported_table(store):
-    one = row("k1")
-    other = row("k2").model_copy(update={"quality": one.quality.model_copy(update={"profile": "vidtok/1"})})
-    assert len(frame([other])) == 1
-    with pytest.raises(ProfileError, match="metric profiles tokenbench/1 and vidtok/1; a table or an axis holds one"):
-        frame([one, other])
-
-
-def test_a_table_for_pandas(store, tmp_path):
-    table = frame([row("k1"), row("k2", float("inf")), row("k3", status=Status.FAILED)])
-
-    assert list(table["setting"]) == [0.5, float("inf"), 0.5]
-    assert table["psnr"][0] == pytest.approx(48.13, abs=0.01)
-    assert table["kept_fraction"].tolist()[:2] == [0.25, 0.25]
-    assert table["quality.frame_sse"][0] == "[300, 300]"
-    assert table["psnr"].isna().tolist() == [False, False, True]
-    table.to_parquet(tmp_path / "rows.parquet")
 
 
 def test_what_is_no_store_is_refused_in_one_line(tmp_path):

@@ -171,7 +171,7 @@ def test_a_run_is_told_in_the_terminal_and_written(tmp_path, capsys, monkeypatch
 
     files = speed_report.write(rows, [], [], {"here": here}, tmp_path)
     assert {p.name for p in files} == {
-        "rows.csv", "environment.json", "speed-times.csv", "speed-times.md", "speed-ups.csv", "speed-ups.md",
+        "rows.csv", "rows.environment.json", "speed-times.csv", "speed-times.md", "speed-ups.csv", "speed-ups.md",
         "speed-overhead.csv", "speed-overhead.md",
     }  # fmt: skip
     assert "| search" in (tmp_path / "speed-ups.md").read_text()

@@ -1,0 +1,89 @@
+"""Rows as files: what is exported comes back as it was, in any store."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from avtbench.bench.errors import UserError
+from avtbench.bench.exchange import bring, frame, read, write
+from avtbench.bench.metrics.profiles import ProfileError
+from avtbench.bench.rows import Status
+from avtbench.bench.store import Store
+
+MEASURED = Path(__file__).parents[2] / "reports" / "measured"
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "store.sqlite") as opened:
+        yield opened
+
+
+def test_two_profiles_never_share_a_column_of_the_exported_table(row):
+    one = row("k1")
+    other = row("k2").model_copy(update={"quality": one.quality.model_copy(update={"profile": "vidtok/1"})})
+    assert len(frame([other])) == 1
+    with pytest.raises(ProfileError, match="metric profiles tokenbench/1 and vidtok/1; a table or an axis holds one"):
+        frame([one, other])
+
+
+def test_a_table_for_pandas(row):
+    table = frame([row("k1"), row("k2", float("inf")), row("k3", status=Status.FAILED)])
+
+    assert list(table["setting"]) == [0.5, float("inf"), 0.5]
+    assert table["psnr"][0] == pytest.approx(48.13, abs=0.01)
+    assert table["kept_fraction"].tolist()[:2] == [0.25, 0.25]
+    assert table["quality.frame_sse"][0] == "[300, 300]"
+    assert table["psnr"].isna().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rows_come_back_as_they_were(row, tmp_path, suffix):
+    rows = [row("k1"), row("k2", float("inf")), row("k3", status=Status.FAILED)]
+    assert write(rows, {}, tmp_path / f"rows{suffix}") == 3
+    assert read(tmp_path / f"rows{suffix}") == rows
+
+
+@pytest.mark.parametrize("folder", ["published-size", "speed-shared"])
+def test_the_measured_runs_of_the_project_are_read_in_full(tmp_path, folder):
+    rows = read(MEASURED / folder / "rows.csv")
+    assert any(row.timing and row.timing.encode_side for row in rows)
+    write(rows, {}, tmp_path / "rows.csv")
+    assert read(tmp_path / "rows.csv") == rows
+
+
+def test_imported_rows_are_a_run_with_its_machines_and_change_nothing_that_is_there(row, store, tmp_path):
+    store.begin("mine", "mine", {}, ["s1"])
+    own = row("k1").model_copy(update={"seconds": 7.0})
+    store.put("mine", "s1", own)
+    write([row("k1"), row("k2")], {"e1": {"hardware": {"cores": 2}}}, tmp_path / "theirs" / "rows.csv")
+
+    run, rows, new = bring(store, tmp_path / "theirs")
+
+    assert (rows, new) == (2, 1)
+    assert store.find_run("theirs").id == run
+    assert store.rows(run) == [own, row("k2")]
+    assert store.environments([own]) == {"e1": {"hardware": {"cores": 2}}}
+    assert bring(store, tmp_path / "theirs" / "rows.csv", "theirs") == (run, 2, 0), "once more adds nothing"
+
+
+def test_what_cannot_be_imported_is_told_in_one_line(row, store, tmp_path):
+    with pytest.raises(UserError, match=r"does not hold rows; expected rows.csv or rows.parquet from avtbench export"):
+        bring(store, tmp_path)
+    table = tmp_path / "table.csv"
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="has no column key, expected a table written by avtbench export"):
+        bring(store, table)
+    write([row("k1")], {}, table)
+    whole = table.read_text()
+    table.write_text(whole.replace("tokenbench/1", "psnr"))
+    with pytest.raises(UserError, match=r"table.csv: row 1 is not valid, quality.profile: String should match"):
+        bring(store, table)
+    table.write_text(whole.replace("[300, 300]", "[300, 300"))
+    with pytest.raises(UserError, match=r"table.csv: row 1 is not valid, quality.frame_sse: "):
+        bring(store, table)
+    (tmp_path / "notes.txt").write_text(json.dumps({}))
+    with pytest.raises(UserError, match=r"expected a file ending in .csv or .parquet"):
+        bring(store, tmp_path / "notes.txt")
+    assert store.runs() == []
