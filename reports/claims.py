@@ -343,19 +343,18 @@ def _speed_up(
             if not _alike(slow[0], fast[0], reading) or not _shared_rounds(slow, fast):
                 continue
             ratio = statistics.speed_up(slow, fast, reading.side)
-            floor = floors.get(slow[0].environment, 1.0)
+            known = floors.get(slow[0].environment)
+            floor = known or 1.0
             assert fast[0].timing is not None
             where = _where(fast[0], environments)
-            floor_note = f"noise floor {floor:.3f}x" if floor > 1 else "no A/A pair was timed"
-            if math.isinf(floor):
-                floor_note = "a single A/A pair tells no noise floor"
             found.append(
                 _measurement(
                     claim, reading.name, "speed_up", ratio.ratio, ratio.low / floor, ratio.high * floor,
                     _basis(ratio), where, decomposition=str(statistics.decompose(slow, fast, reading.side)),
-                    note="; ".join(
-                        [f"{_configuration(slow[0])} against {_configuration(fast[0])}", floor_note, *_partly(ratio)]
-                    ),
+                    note="; ".join([
+                        f"{_configuration(slow[0])} against {_configuration(fast[0])}",
+                        statistics.told(known), *_partly(ratio),
+                    ]),
                 )
             )  # fmt: skip
     if not found and not missing:

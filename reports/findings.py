@@ -220,11 +220,8 @@ def speed_findings(table: pd.DataFrame) -> list[Finding]:
 
 
 def _floor_finding(floor: float | None, where: str) -> Finding:
-    if floor is None:
-        return Finding("open", f"No method was timed against itself ({where}), so nothing can be called faster.")
-    if not math.isfinite(floor):
-        return Finding("open", f"Noise floor ({where}): too few rounds to tell; give the speed pass more time.")
-    return Finding("plain", f"Noise floor ({where}): one method timed against itself differs by up to {floor:.3f}x.")
+    known = floor is not None and math.isfinite(floor)
+    return Finding("plain" if known else "open", f"{statistics.told(floor).capitalize()} ({where}).")
 
 
 def _slow_first(combinations: Any, middle: dict[str, pd.DataFrame]) -> list[tuple[str, str]]:

@@ -232,11 +232,7 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floor: floa
         "explain: kernels, memory traffic, precision, waiting."
     )
     notes = [
-        "No method was timed against itself, so nothing is called faster."
-        if floor is None
-        else f"Noise floor: one method timed against itself differs by up to {floor:.3f}x."
-        if math.isfinite(floor)
-        else "Noise floor: one method was timed against itself on a single pair, which tells no interval.",
+        f"{statistics.told(floor).capitalize()}.",
         *dict.fromkeys(f"Not measured in full: {line['extrapolated']}." for line in lines if line["extrapolated"]),
     ]
     return Table("speed-ups", caption, pd.DataFrame(lines), pd.DataFrame(texts), notes=tuple(notes))

@@ -224,7 +224,7 @@ NETWORK = ("width", "depth", "attention", "window", "input_", "reference", "late
 """Options of ``lit`` alone: the others have its network as it is, or one of their own."""
 
 
-def _command(name: str, summary: str, without: Collection[str] = NETWORK, **fixed: Any) -> None:
+def _command(name: str, summary: str, without: Collection[str] = NETWORK, example: str = "", **fixed: Any) -> None:
     """A command that trains method ``name``, with the options of :func:`adapter` but for some."""
 
     def command(**given: Any) -> None:
@@ -236,10 +236,16 @@ def _command(name: str, summary: str, without: Collection[str] = NETWORK, **fixe
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     command.__annotations__ = {option.name: option.annotation for option in options}
     command.__doc__ = summary
-    app.command(name, epilog=f"Example: avtbench train {name} --tokenizer embedded --data videos --out run")(command)
+    shown = f"Example: avtbench train {name} --tokenizer embedded --data videos {example}--out run"
+    app.command(name, epilog=shown)(command)
 
 
-_command("lit", "Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser.", without=())
+_command(
+    "lit",
+    "Train a Latent Inpainting Transformer on the cached latents of a frozen tokeniser.",
+    without=(),
+    example="--held-out davis=DAVIS/JPEGImages/480p ",
+)
 _command(
     "lit-plain",
     "LIT as the abstract has it: a mask embedding instead of the held value and the residual output.",

@@ -84,10 +84,10 @@ class CropSampler:
             crop = video[index, y : y + self.size, x : x + self.size]
         if rng.random() < 0.5:
             crop = crop[::-1]
-        if self.judder and rng.random() < self.judder:
-            crop = crop[_repeating(self.frames, rng)]
         if rng.random() < 0.5:
             crop = crop[:, :, ::-1]
+        if self.judder and rng.random() < self.judder:
+            crop = crop[_repeating(self.frames, rng)]
         return np.ascontiguousarray(crop)
 
 

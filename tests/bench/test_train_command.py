@@ -37,12 +37,13 @@ def run(*words):
     ("words", "said"),
     [
         (["--loss", "lpips"], "--loss lpips needs a backbone: give --lpips with one of vgg, alex, squeeze"),
+        (["--loss", "relative"], "--loss relative needs a backbone: give --lpips with one of vgg, alex, squeeze"),
         (["--lpips", "resnet"], "--lpips resnet: expected one of vgg, alex, squeeze"),
         (["--lpips", "vgg", "--lpips-weights", "/nowhere"], "/nowhere does not exist"),
         (["--reference", "next"], "--reference next: expected last_kept, previous or both"),
         (["--width", "50"], "width is 50, expected a multiple of the 3 heads"),
         (["--attention", "full"], "attention is 'full', expected factorised or joint"),
-        (["--loss", "l3"], "--loss l3: expected one of latent-l2, latent-l1, pixel, lpips"),
+        (["--loss", "l3"], "--loss l3: expected one of latent-l2, latent-l1, pixel, lpips, relative"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_in_one_line(videos, tmp_path, monkeypatch, words, said):

@@ -156,6 +156,36 @@ def test_crops_follow_from_the_step_alone():
         CropSampler(CLIPS, frames=5, size=80, batch=1)
 
 
+def test_a_crop_with_judder_repeats_frames_and_shows_none_out_of_order():
+    plain, judder = (CropSampler(CLIPS, 9, 32, 1, seed=4, pan=0.0, judder=share) for share in (0.0, 1.0))
+    repeats = []
+    for step in range(20):
+        still = (judder.sample(step)[0].diff(dim=0) == 0).flatten(1).all(1)
+        repeats.append(int(still.sum()))
+        own = {frame.numpy().tobytes() for frame in plain.sample(step)[0]}
+        assert all(frame.numpy().tobytes() in own for frame in judder.sample(step)[0])
+    assert sum(n > 0 for n in repeats) >= 15
+    assert max(repeats) < 8
+
+
+@pytest.mark.parametrize("objective", ["pixel", "lpips", "relative"])
+def test_holding_costs_what_the_objective_says_after_the_decoder(tokenizer, objective):
+    def distance(a, b):
+        return (a - b).abs().mean((1, 2, 3))
+
+    task = InpaintingTask(
+        tokenizer, CLIPS, {}, LITConfig(channels=4, width=16, depth=1, heads=2), frames=9, crop=32, batch=1, count=2,
+        objective=objective, perceptual=distance,
+    )  # fmt: skip
+    z = task.bank.z[:1].float()
+    held = z + 0.5 * torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    base = torch.ones(1)
+    loss = [float(task.decoded(fill, held, np.array([0]), base, task.bank.effect)) for fill in (held, z)]
+    assert loss[1] < loss[0]
+    if objective == "relative":
+        assert loss[0] == pytest.approx(1 + task.decoded.weight, rel=0.02), "both parts are relative to holding"
+
+
 def test_a_held_out_recording_is_never_trained_on():
     require_apart(CLIPS, [moving("c", 3)])
     with pytest.raises(ValueError, match="1 held-out clips are among the training clips"):
