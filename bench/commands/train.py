@@ -172,6 +172,9 @@ def adapter(
     learning_rate: Rate = 2e-3,
     crops: Crops = 1200,
     judder: Judder = 0.0,
+    start: Annotated[
+        Path | None, typer.Option(help="Checkpoint of the same shape to fine-tune, for the same tokeniser.")
+    ] = None,
     frames: Frames = 17,
     size: Size = 128,
     cache: Cache = None,
@@ -216,11 +219,13 @@ def adapter(
         task = ElasticTask(base, train, held, ElasticConfig(channels=base.channels), **options)
     else:
         masks: Masks = "error" if name == "infotok-style" else "threshold"
-        task = InpaintingTask(base, train, held, config, masks=masks, references=compared[reference], **options)
+        task = InpaintingTask(
+            base, train, held, config, masks=masks, references=compared[reference], start=start, **options
+        )
     _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 
 
-NETWORK = ("width", "depth", "attention", "window", "input_", "reference", "latents", "bound")
+NETWORK = ("width", "depth", "attention", "window", "input_", "reference", "latents", "bound", "start")
 """Options of ``lit`` alone: the others have its network as it is, or one of their own."""
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from avtbench.methods.calibration import latent_statistics
 from avtbench.methods.contract import ContractError
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
+from avtbench.methods.tokenizers.frames import FrameTokenizer
 from avtbench.methods.training.crops import CropSampler
 
 Objective = Literal["latent-l2", "latent-l1", "pixel", "lpips", "relative"]
@@ -23,8 +24,8 @@ OBJECTIVES: Mapping[str, str] = {
     "latent-l1": _L2.replace("squared", "absolute"),
     "pixel": f"{_L2}; for a quarter of the clips also the squared error after the frozen decoder over the same",
     "lpips": f"{_L2}; for a quarter of the clips also LPIPS after the frozen decoder, every fourth frame",
-    "relative": f"{_L2}; for a quarter of the clips also, after the frozen decoder, squared error and LPIPS (every "
-    "fourth frame), each over that of the bare kept values",
+    "relative": f"{_L2}; for a quarter of the clips also, after the frozen decoder, squared error and LPIPS of every "
+    "fourth frame, each over that of the bare kept values",
 }
 LPIPS_WEIGHT: Mapping[str, float] = {"lpips": 15.0, "relative": 3.0}
 """Of LPIPS beside the latent error: right for LIT, whose fills differ by hundredths. All terms are meant to be of one
@@ -68,23 +69,31 @@ class DecodedDistance:
         few = max(len(filled) // 4, 1)
         losses = []
         for ours, bare, crop, norm in zip(filled[:few], plain[:few], crops[:few], base[:few], strict=True):
-            target = self.sampler.sample(int(crop))[0].to(ours.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-            decoded = self.decode(ours)[: len(target)]
-            squared = (decoded - target).square().mean()
-            if self.objective == "pixel":
-                losses.append(squared / (effect.to(norm.device) * norm))
-                continue
-            assert self.perceptual is not None
-            some = slice(int(crop) % 4, None, 4)  # all places within a latent frame over the crops
-            lpips = self.weight * self.perceptual(decoded[some], target[some]).mean()
+            # every fourth frame for LPIPS, and all places within a latent frame over the crops
+            some = slice(None) if self.objective == "pixel" else slice(int(crop) % 4, None, 4)
+            target = self.sampler.sample(int(crop))[0][some].to(ours.device).permute(0, 3, 1, 2)
+            target = target.float().div(127.5).sub(1)
+            squared, lpips = self._apart(ours, target, some)
             if self.objective == "relative":
                 with torch.no_grad():
-                    shown = self.decode(bare)[: len(target)]
-                    most = (shown - target).square().mean() + 1e-6
-                    farthest = self.perceptual(shown[some], target[some]).mean() + 1e-3
-                lpips = squared / most + lpips / farthest
-            losses.append(lpips)
+                    most, farthest = self._apart(bare, target, some)
+                losses.append(squared / (most + 1e-6) + self.weight * lpips / (farthest + 1e-3))
+            elif self.objective == "lpips":
+                losses.append(self.weight * lpips)
+            else:
+                losses.append(squared / (effect.to(norm.device) * norm))
         return torch.stack(losses).mean()
+
+    def _apart(self, z: Tensor, target: Tensor, some: slice) -> tuple[Tensor, Tensor]:
+        """Squared error and LPIPS of these frames; 0 for an LPIPS that the loss does without."""
+        if isinstance(self.tokenizer, FrameTokenizer):
+            decoded = self.decode(z[:, some])
+        else:
+            decoded = self.decode(z)[: self.sampler.frames][some]
+        squared = (decoded - target).square().mean()
+        if self.objective == "pixel" or self.perceptual is None:
+            return squared, squared.new_zeros(())
+        return squared, self.perceptual(decoded, target).mean()
 
     def describe(self) -> dict[str, object]:
         """For the training card."""

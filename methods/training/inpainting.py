@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from avtbench.methods.baselines import per_position
 from avtbench.methods.calibration import latent_statistics
 from avtbench.methods.contract import ContractError
+from avtbench.methods.lit.method import load_lit
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.threshold import Reference, hold, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
@@ -37,7 +38,7 @@ class LatentBank:
     """Training crops seen through the frozen tokeniser, encoded once.
 
     z:      float16 ``[N, C, t, h, w]``, standardised. error: float16 ``[N, t, h, w]``, mean absolute pixel error of the
-    full-rate decode at each position (what InfoTok's rule ranks by).
+    full-rate decode at each position (what InfoTok's rule ranks by), empty where nobody asked for it.
     weight: float ``[C]``, mean squared pixel change per squared standard deviation of each channel, scaled to mean 1;
     effect: mean squared change of pixels in [-1, 1] when every channel moves by one standard deviation.
     """
@@ -49,11 +50,13 @@ class LatentBank:
 
     @classmethod
     @torch.no_grad()
-    def build(cls, tokenizer: FrozenTokenizer, sampler: CropSampler, count: int, cache: Path | None) -> LatentBank:
+    def build(
+        cls, tokenizer: FrozenTokenizer, sampler: CropSampler, count: int, cache: Path | None, error: bool = False
+    ) -> LatentBank:
         """Encode ``count`` crops, or read them from ``cache`` when it holds just these."""
         statistics = latent_statistics(tokenizer)
         drawn = (sampler.seed, sampler.frames, sampler.size, sampler.pan, sampler.judder, count)
-        asked = (tokenizer.digest, statistics.digest, *drawn)
+        asked = (tokenizer.digest, statistics.digest, *drawn, error)
         identity = sha256(json.dumps([asked, [c.digest for c in sampler.clips]]).encode()).hexdigest()[:16]
         file = cache / f"latents-{tokenizer.name}-{identity}.safetensors" if cache else None
         if file is not None and file.is_file():
@@ -64,17 +67,22 @@ class LatentBank:
             video = sampler.sample(index)[0]
             extent = (video.shape[0], video.shape[1], video.shape[2])
             z = tokenizer.encode(video).float()
-            decoded = tokenizer.decode(z, extent)
-            absolute = (decoded - video.to(decoded.device).float() / 255).abs().mean(-1)
-            errors.append(per_position(absolute, tokenizer).half().cpu())
             latents.append(((z - center) / scale).half().cpu())
-            for probe in range(index, 2 * tokenizer.channels, count):  # two for every channel, spread over the crops
+            probes = range(index, 2 * tokenizer.channels, count)  # two for every channel, spread over the crops
+            if not (error or probes):
+                continue
+            decoded = tokenizer.decode(z, extent)
+            if error:
+                absolute = (decoded - video.to(decoded.device).float() / 255).abs().mean(-1)
+                errors.append(per_position(absolute, tokenizer).half().cpu())
+            for probe in probes:
                 channel = probe % tokenizer.channels
                 moved = z.clone()
                 moved[channel] += 0.5 * statistics.std[channel]
                 changes[channel] += 8 * (tokenizer.decode(moved, extent) - decoded).square().mean().cpu()
         mean = changes.mean().clamp_min(1e-12)
-        bank = cls(torch.stack(latents), torch.stack(errors), changes / mean, mean * tokenizer.channels)
+        shown = torch.stack(errors) if error else torch.empty(0)
+        bank = cls(torch.stack(latents), shown, changes / mean, mean * tokenizer.channels)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             tensors = {"z": bank.z, "error": bank.error, "weight": bank.weight, "effect": bank.effect}
@@ -101,6 +109,7 @@ class InpaintingTask:
     objective: ``latent-l2`` is a clip's squared error at dropped positions over that of holding the last value, each
     channel weighted by what it moves in pixels; ``latent-l1`` the same with absolute errors; the others add what
     :class:`DecodedDistance` says. perceptual: for that, and reported for held-out clips where given.
+    start: a checkpoint for the same tokeniser, of the same shape, to fine-tune; None begins with holding.
     """
 
     def __init__(
@@ -109,6 +118,7 @@ class InpaintingTask:
         frames: int = 17, crop: int = 128, batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
         references: Sequence[Reference] = ("last_kept", "previous"), objective: Objective = "latent-l2",
         perceptual: Perceptual | None = None, lpips_weight: float | None = None, judder: float = 0.0,
+        start: Path | None = None,
     ) -> None:  # fmt: skip
         latent_frames = tokenizer.grid(frames, crop, crop)[0]
         if latent_frames < 2:
@@ -121,15 +131,28 @@ class InpaintingTask:
         self.objective, self.perceptual = objective, perceptual
         self.sampler = CropSampler(train, frames, crop, 1, seed, judder=judder)
         self.decoded = DecodedDistance(tokenizer, self.sampler, objective, perceptual, lpips_weight)
-        self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
+        self.bank = LatentBank.build(tokenizer, self.sampler, count, cache, error=masks == "error")
         self.statistics = latent_statistics(tokenizer)
         torch.manual_seed(seed)
         network = LatentInpaintingTransformer(config)
         if config.latents == "raw":
             network.center.copy_(self.statistics.mean)
             network.scale.copy_(self.statistics.std)
+        self.start = ""
+        if start is not None:
+            trained, self.start = load_lit(tokenizer, self.name, start)
+            if shape_of(trained.config) != shape_of(config):
+                raise ContractError(
+                    f"{start} is {shape_of(trained.config)}, expected {shape_of(config)} as the options say; "
+                    "give the options of its training card"
+                )
+            network.load_state_dict(trained.state_dict())
         self.model: nn.Module = network
         self._examples: dict[str, list[_Example]] | None = None
+
+    @property
+    def name(self) -> str:
+        return "infotok-style" if self.masks == "error" else "lit-plain" if self.config.input == "mask" else "lit"
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         return [{"params": list(model.parameters()), "scale": 1.0}]
@@ -238,9 +261,8 @@ class InpaintingTask:
         save_file(tensors, path, header_for(self.tokenizer, self.config.as_dict()))
 
     def describe(self) -> dict[str, Any]:
-        name = "infotok-style" if self.masks == "error" else "lit-plain" if self.config.input == "mask" else "lit"
         return {
-            "task": name, "config": self.config.as_dict(),
+            "task": self.name, **({"start": self.start} if self.start else {}), "config": self.config.as_dict(),
             "tokenizer": self.tokenizer.name, "tokenizer_digest": self.tokenizer.digest,
             "statistics_digest": self.statistics.digest, "seed": self.seed,
             "parameters": sum(p.numel() for p in self.model.parameters()),
@@ -254,6 +276,11 @@ class InpaintingTask:
                 for group, clips in self.held_out_clips.items()
             },
         }  # fmt: skip
+
+
+def shape_of(config: LITConfig) -> dict[str, Any]:
+    """What two networks must share so that one may begin with the other's weights."""
+    return {name: value for name, value in config.as_dict().items() if name not in ("frames", "bound")}
 
 
 @dataclass(frozen=True)
