@@ -186,6 +186,23 @@ def test_holding_costs_what_the_objective_says_after_the_decoder(tokenizer, obje
         assert loss[0] == pytest.approx(1 + task.decoded.weight, rel=0.02), "both parts are relative to holding"
 
 
+def test_fine_tuning_begins_with_the_checkpoint_and_only_with_one_of_its_shape(tokenizer, tmp_path):
+    def task(width=16, **options):
+        config = LITConfig(channels=4, width=width, depth=1, heads=2, bound="start" in options)
+        return InpaintingTask(tokenizer, CLIPS, {}, config, frames=9, crop=32, batch=2, count=2, **options)
+
+    first = task()
+    torch.nn.init.normal_(first.model.out.weight)
+    first.export(first.model, tmp_path / "lit.safetensors")
+    second = task(start=tmp_path / "lit.safetensors")
+    for name, value in first.model.state_dict().items():
+        assert torch.allclose(second.model.state_dict()[name], value, atol=1e-3), name  # exported in half precision
+    assert len(second.describe()["start"]) == 16, "the card names the checkpoint by its digest"
+    assert "start" not in first.describe()
+    with pytest.raises(ContractError, match=r"expected .*'width': 32.* as the options say"):
+        task(width=32, start=tmp_path / "lit.safetensors")
+
+
 def test_a_held_out_recording_is_never_trained_on():
     require_apart(CLIPS, [moving("c", 3)])
     with pytest.raises(ValueError, match="1 held-out clips are among the training clips"):
