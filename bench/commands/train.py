@@ -78,6 +78,9 @@ LpipsWeight = Annotated[
 Judder = Annotated[
     float, typer.Option(min=0, max=1, help="Share of crops that repeat frames, as frame-rate conversion does.")
 ]
+Codec = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of crops that go through H.264, as videos at their own size have.")
+]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
 
 
@@ -172,6 +175,7 @@ def adapter(
     learning_rate: Rate = 2e-3,
     crops: Crops = 1200,
     judder: Judder = 0.0,
+    codec: Codec = 0.0,
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint of the same shape to fine-tune, for the same tokeniser.")
     ] = None,
@@ -210,7 +214,7 @@ def adapter(
     options: dict[str, Any] = {
         "frames": frames, "crop": _crop(base, size), "batch": batch, "count": crops, "seed": seed,
         "cache": cache or out, "objective": loss, "perceptual": _perceptual(loss, lpips, lpips_weights),
-        "lpips_weight": lpips_weight, "judder": judder,
+        "lpips_weight": lpips_weight, "judder": judder, "codec": codec,
     }  # fmt: skip
     latent_statistics(base)  # says what lacks before an hour of reading and encoding
     train, held = read_apart(data, held_out, size)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import av
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,6 +32,8 @@ class CropSampler:
     window that moves at a constant velocity over one still frame (global motion, which small training sets lack).
     ``judder``: probability that a crop repeats frames in the middle of motion, as videos do whose frame rate was
     converted (the recording shown at 0.4 to 0.95 of its rate) or that lost frames (each replaced by the one before).
+    ``codec``: probability that a crop goes through H.264 at a constant rate factor of 18 to 34: resized recordings have
+    lost the skipped blocks and quantisation that videos have at their own size.
     ``candidates``: crops drawn for each one that is taken, the one that changes most in space and time; above 1 it
     turns training towards detail and motion and away from the still screens that recordings are full of.
     """
@@ -41,6 +46,7 @@ class CropSampler:
     pan: float = 0.2
     candidates: int = 1
     judder: float = 0.0
+    codec: float = 0.0
 
     def __post_init__(self) -> None:
         small = [c.name for c in self.clips if min(c.video.shape[1:3]) < self.size]
@@ -88,7 +94,26 @@ class CropSampler:
             crop = crop[:, :, ::-1]
         if self.judder and rng.random() < self.judder:
             crop = crop[_repeating(self.frames, rng)]
+        if self.codec and rng.random() < self.codec:
+            crop = recompressed(crop, int(rng.integers(18, 35)))
         return np.ascontiguousarray(crop)
+
+
+def recompressed(crop: np.ndarray, rate_factor: int) -> np.ndarray:
+    """uint8 ``[T, H, W, 3]`` after H.264 (4:2:0, even sides) at a constant rate factor, 0 (best) to 51."""
+    frames, height, width = crop.shape[:3]
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        options = {"crf": str(rate_factor), "preset": "veryfast", "threads": "1"}
+        stream: Any = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for picture in crop:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    buffer.seek(0)
+    with av.open(buffer, "r") as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])[:frames]
 
 
 def _repeating(frames: int, rng: np.random.Generator) -> np.ndarray:

@@ -35,13 +35,13 @@ class ElasticTask:
         held_out: Mapping[str, Sequence[TrainingClip]], config: ElasticConfig, frames: int = 17, crop: int = 128,
         batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
         objective: Objective = "latent-l2", perceptual: Perceptual | None = None, lpips_weight: float | None = None,
-        judder: float = 0.0,
+        judder: float = 0.0, codec: float = 0.0,
     ) -> None:  # fmt: skip
         if objective == "latent-l1":
             raise ContractError("loss is 'latent-l1', which the elastic adapter lacks; take another")
         self.tokenizer, self.config, self.batch, self.seed = tokenizer, config, batch, seed
         self.train_clips, self.held_out_clips = train, held_out
-        self.sampler = CropSampler(train, frames, crop, 1, seed, judder=judder)
+        self.sampler = CropSampler(train, frames, crop, 1, seed, judder=judder, codec=codec)
         self.decoded = DecodedDistance(tokenizer, self.sampler, objective, perceptual, lpips_weight)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache)
         torch.manual_seed(seed)
@@ -109,6 +109,7 @@ class ElasticTask:
             **self.decoded.describe(),
             "masks": "nested tail drop, counts uniform in [1/16, 1]", "crops": len(self.bank.z),
             "crop": [self.sampler.frames, self.sampler.size, self.sampler.size], "judder": self.sampler.judder,
+            "codec": self.sampler.codec,
             "batch": self.batch,
             "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {

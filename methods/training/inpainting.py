@@ -55,7 +55,7 @@ class LatentBank:
     ) -> LatentBank:
         """Encode ``count`` crops, or read them from ``cache`` when it holds just these."""
         statistics = latent_statistics(tokenizer)
-        drawn = (sampler.seed, sampler.frames, sampler.size, sampler.pan, sampler.judder, count)
+        drawn = (sampler.seed, sampler.frames, sampler.size, sampler.pan, sampler.judder, sampler.codec, count)
         asked = (tokenizer.digest, statistics.digest, *drawn, error)
         identity = sha256(json.dumps([asked, [c.digest for c in sampler.clips]]).encode()).hexdigest()[:16]
         file = cache / f"latents-{tokenizer.name}-{identity}.safetensors" if cache else None
@@ -118,7 +118,7 @@ class InpaintingTask:
         frames: int = 17, crop: int = 128, batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
         references: Sequence[Reference] = ("last_kept", "previous"), objective: Objective = "latent-l2",
         perceptual: Perceptual | None = None, lpips_weight: float | None = None, judder: float = 0.0,
-        start: Path | None = None,
+        codec: float = 0.0, start: Path | None = None,
     ) -> None:  # fmt: skip
         latent_frames = tokenizer.grid(frames, crop, crop)[0]
         if latent_frames < 2:
@@ -129,7 +129,7 @@ class InpaintingTask:
         self.tokenizer, self.config, self.masks, self.batch, self.seed = tokenizer, config, masks, batch, seed
         self.train_clips, self.held_out_clips, self.references = train, held_out, references
         self.objective, self.perceptual = objective, perceptual
-        self.sampler = CropSampler(train, frames, crop, 1, seed, judder=judder)
+        self.sampler = CropSampler(train, frames, crop, 1, seed, judder=judder, codec=codec)
         self.decoded = DecodedDistance(tokenizer, self.sampler, objective, perceptual, lpips_weight)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache, error=masks == "error")
         self.statistics = latent_statistics(tokenizer)
@@ -269,7 +269,7 @@ class InpaintingTask:
             **self.decoded.describe(),
             "masks": self.masks, "references": list(self.references), "kept_fraction": [0.05, 0.95],
             "crops": len(self.bank.z), "crop": [self.sampler.frames, self.sampler.size, self.sampler.size],
-            "judder": self.sampler.judder,
+            "judder": self.sampler.judder, "codec": self.sampler.codec,
             "batch": self.batch, "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {
                 group: [{"name": c.name, "digest": c.digest} for c in clips]
