@@ -33,8 +33,8 @@ size; a method whose fills are farther from the crop needs less."""
 
 
 HARM = 2.0
-"""Added weight, in ``relative``, of being worse than the bare kept values: still clips leave little to gain and are lost
-on easily, and a mean of ratios alone lets the gain on moving ones pay for it."""
+"""Added weight, in ``relative``, of being worse than the bare kept values: still clips leave little to gain and are
+lost on easily, and a mean of ratios alone lets the gain on moving ones pay for it."""
 
 
 class DecodedDistance:
