@@ -17,7 +17,7 @@ from avtbench.methods.elastic.network import ElasticConfig, prefix_mask, prefix_
 from avtbench.methods.lit.network import LatentInpaintingTransformer, LITConfig
 from avtbench.methods.tokenizers.embedded import EmbeddedTokenizer
 from avtbench.methods.tokenizers.embedded_network import EmbeddedConfig, EmbeddedNetwork, from_blocks, to_blocks
-from avtbench.methods.training.crops import CropSampler, TrainingClip
+from avtbench.methods.training.crops import CropSampler, TrainingClip, recompressed
 from avtbench.methods.training.elastic import ElasticTask
 from avtbench.methods.training.inpainting import InpaintingTask, mask_at
 from avtbench.methods.training.loop import Schedule, train
@@ -166,6 +166,17 @@ def test_a_crop_with_judder_repeats_frames_and_shows_none_out_of_order():
         assert all(frame.numpy().tobytes() in own for frame in judder.sample(step)[0])
     assert sum(n > 0 for n in repeats) >= 15
     assert max(repeats) < 8
+
+
+def test_a_crop_through_a_codec_is_near_what_it_was_and_a_still_one_stays_still():
+    plain, coded = (CropSampler(CLIPS, 9, 32, 1, seed=4, codec=share) for share in (0.0, 1.0))
+    for step in range(5):
+        before, after = plain.sample(step)[0].float(), coded.sample(step)[0].float()
+        assert 0 < (after - before).abs().mean() < 12
+    still = np.repeat(plain.sample(0)[0][:1].numpy(), 9, axis=0)
+    shown = recompressed(still, 30).astype(int)
+    assert shown.shape == still.shape
+    assert (np.diff(shown, axis=0) == 0).mean() > 0.5, "skipped blocks show the frame before"
 
 
 @pytest.mark.parametrize("objective", ["pixel", "lpips", "relative"])
