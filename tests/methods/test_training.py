@@ -172,7 +172,7 @@ def test_a_crop_through_a_codec_is_near_what_it_was_and_a_still_one_stays_still(
     plain, coded = (CropSampler(CLIPS, 9, 32, 1, seed=4, codec=share) for share in (0.0, 1.0))
     for step in range(5):
         before, after = plain.sample(step)[0].float(), coded.sample(step)[0].float()
-        assert 0 < (after - before).abs().mean() < 12
+        assert 0 < (after - before).abs().mean() < 20  # colours at half the resolution
     still = np.repeat(plain.sample(0)[0][:1].numpy(), 9, axis=0)
     shown = recompressed(still, 30).astype(int)
     assert shown.shape == still.shape
