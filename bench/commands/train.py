@@ -164,8 +164,8 @@ def adapter(
     ] = "both",
     latents: Annotated[str, typer.Option(help="Units inside the network: standardised or raw.")] = "standardised",
     bound: Annotated[
-        bool, typer.Option("--bound", help="No correction beyond the smallest change that was kept in its frame.")
-    ] = False,
+        float, typer.Option(help="Largest correction, in units of the smallest change kept in its frame; 0 for none.")
+    ] = 0.0,
     loss: Loss = "latent-l2",
     lpips: Lpips = "",
     lpips_weights: LpipsWeights = "",

@@ -37,8 +37,9 @@ class LITConfig:
     input:     ``held`` (last and next kept value, residual output) or ``mask`` (a mask embedding, plain output).
     latents:   the units that the network works in, ``standardised`` or the tokeniser's own (``raw``).
     frames:    latent frames of a training clip; a stream shows it no more at once.
-    bound:     a correction is, in the mean over channels, no larger than the smallest change that was kept in its
-               frame. LIT's threshold guarantees that of every dropped position; other rules do not.
+    bound:     a correction is, in the mean over channels, no larger than this times the smallest change that was
+               kept in its frame; 0 for no bound. LIT's threshold guarantees 1 of every dropped position; other rules
+               do not.
     """
 
     channels: int = 16
@@ -51,7 +52,7 @@ class LITConfig:
     input: Literal["held", "mask"] = "held"
     latents: Literal["standardised", "raw"] = "standardised"
     frames: int = 5
-    bound: bool = False
+    bound: float = 0.0
 
     def __post_init__(self) -> None:
         smallest = {"channels": 1, "width": 4, "depth": 1, "heads": 1, "ratio": 1, "window": 1, "frames": 2}
@@ -60,6 +61,8 @@ class LITConfig:
                 raise ContractError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if self.width % self.heads:
             raise ContractError(f"width is {self.width}, expected a multiple of the {self.heads} heads")
+        if self.bound < 0:
+            raise ContractError(f"bound is {self.bound}, expected 0 (none) or more")
         for name, allowed in (
             ("attention", ("factorised", "joint")),
             ("input", ("held", "mask")),
@@ -73,7 +76,7 @@ class LITConfig:
                 f"{self.latents!r}; expected 'held' and 'standardised'"
             )
 
-    def as_dict(self) -> dict[str, int | str | bool]:
+    def as_dict(self) -> dict[str, int | str | float]:
         return asdict(self)
 
 
@@ -217,7 +220,7 @@ class LatentInpaintingTransformer(nn.Module):
         held, ahead = (_rows(part, dropped) for part in (seen.held, seen.ahead))
         moved = correction + gate * ahead
         if self.config.bound:
-            most = _rows(seen.smallest.expand_as(seen.held[..., :1]), dropped)
+            most = self.config.bound * _rows(seen.smallest.expand_as(seen.held[..., :1]), dropped)
             moved = moved * (most / moved.abs().mean(1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
         return held + moved
 

@@ -142,7 +142,7 @@ def test_a_bound_correction_stays_within_the_smallest_change_that_the_threshold_
     keep = threshold_mask(z[0], 0.9)[0][None]
     seen = describe(z.movedim(1, -1), keep)
     held, smallest = (part.movedim(-1, 1) for part in (seen.held, seen.smallest))
-    made = [network(bound=b) for b in (False, True)]
+    made = [network(bound=b) for b in (0.0, 1.0)]
     for net in made:
         net.out.weight.mul_(20)
     free, bound = (net(z, keep) for net in made)
@@ -175,8 +175,9 @@ def test_groups_hold_every_dropped_position_once_and_only_members_of_its_tile():
         ({"depth": 0}, "depth is 0, expected 1 or more"),
         ({"attention": "full"}, "attention is 'full', expected factorised or joint"),
         ({"input": "next"}, "input is 'next', expected held or mask"),
+        ({"bound": -1.0}, "bound is -1.0, expected 0 .* or more"),
         ({"latents": "log"}, "latents is 'log', expected standardised or raw"),
-        ({"bound": True, "input": "mask"}, "bound needs the held value .* found input 'mask'"),
+        ({"bound": 1.0, "input": "mask"}, "bound needs the held value .* found input 'mask'"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_in_one_line(options, said):

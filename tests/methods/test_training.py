@@ -199,7 +199,7 @@ def test_holding_costs_what_the_objective_says_after_the_decoder(tokenizer, obje
 
 def test_fine_tuning_begins_with_the_checkpoint_and_only_with_one_of_its_shape(tokenizer, tmp_path):
     def task(width=16, **options):
-        config = LITConfig(channels=4, width=width, depth=1, heads=2, bound="start" in options)
+        config = LITConfig(channels=4, width=width, depth=1, heads=2, bound=float("start" in options))
         return InpaintingTask(tokenizer, CLIPS, {}, config, frames=9, crop=32, batch=2, count=2, **options)
 
     first = task()
