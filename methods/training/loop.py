@@ -236,7 +236,8 @@ def train(
 
 def _write_log(path: Path, log: list[dict[str, Any]]) -> None:
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(log[-1]))
+        # a run may go on with other held-out clips than it began with
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in log for name in row)))
         writer.writeheader()
         writer.writerows(log)
 
@@ -250,10 +251,10 @@ def _revision() -> str:
 def _plot(path: Path, log: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
-    metrics = [name for name in log[-1] if name not in BOOKKEEPING]
+    metrics = list(dict.fromkeys(name for row in log for name in row if name not in BOOKKEEPING))
     figure = Figure(figsize=(7, 2.6 * (1 + len(metrics))), layout="constrained")
     for axis, name in zip(figure.subplots(1 + len(metrics), 1, squeeze=False)[:, 0], ["loss", *metrics], strict=True):
-        axis.plot([row["step"] for row in log], [row[name] for row in log])
+        axis.plot([row["step"] for row in log], [row.get(name, math.nan) for row in log])
         axis.set(xlabel="step", ylabel=name)
         axis.grid(alpha=0.3)
     write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=120))

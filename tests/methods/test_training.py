@@ -103,6 +103,17 @@ print(os.environ["RANK"], sha256(flat.numpy().tobytes()).hexdigest())
     assert (tmp_path / "model.safetensors").exists()
 
 
+def test_a_training_may_go_on_with_held_out_clips_that_it_began_without(tmp_path):
+    schedule = Schedule(steps=2, warmup=1, check_every=1)
+    train(tokenizer_task(), tmp_path, schedule, stop_after=1)
+    card = train(tokenizer_task([moving("c", 3)]), tmp_path, schedule)
+    assert "psnr_other" in card["held_out"]
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["psnr_other"]) for row in rows] == [False, False, True]
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
 def test_another_number_of_steps_moves_the_end_and_is_noted(tmp_path):
     train(tokenizer_task(), tmp_path, Schedule(steps=8, check_every=2), stop_after=2)
     card = train(tokenizer_task(), tmp_path, Schedule(steps=4, check_every=2))
