@@ -39,17 +39,18 @@ def hold(z: Tensor, keep: Tensor, before: Tensor | None = None) -> Tensor:
     z: ``[C, t, h, w]`` (dropped entries are ignored), keep: bool ``[t, h, w]``; before: ``[C, h, w]`` held from an
     earlier chunk, zeros where nothing was kept yet. All three may have a batch axis before these.
     """
-    latest = _latest_kept(keep)
-    first = torch.zeros_like(z[..., :1, :, :]) if before is None else before.unsqueeze(-3)
-    return torch.cat([first, z], dim=-3).gather(-3, latest.unsqueeze(-4).expand_as(z))
+    return _shown(z, _latest_kept(keep), before)
 
 
 def last_held(z: Tensor, keep: Tensor, before: Tensor | None = None) -> Tensor:
     """The newest frame of :func:`hold` alone, ``[C, h, w]``."""
-    latest = torch.where(keep, _count(keep), 0).amax(-3, keepdim=True)
-    kept = z.gather(-3, (latest - 1).clamp_min(0).unsqueeze(-4).expand_as(z[..., :1, :, :]))
-    first = torch.zeros_like(kept) if before is None else before.unsqueeze(-3)
-    return torch.where(latest.unsqueeze(-4) > 0, kept, first).squeeze(-3)
+    return _shown(z, torch.where(keep, _count(keep), 0).amax(-3, keepdim=True), before).squeeze(-3)
+
+
+def _shown(z: Tensor, latest: Tensor, before: Tensor | None) -> Tensor:
+    """Frames ``latest`` of ``z``, counted from 1; 0 is ``before``, or zeros."""
+    first = torch.zeros_like(z[..., :1, :, :]) if before is None else before.unsqueeze(-3)
+    return torch.cat([first, z], dim=-3).gather(-3, latest.unsqueeze(-4).expand(*z.shape[:-3], *latest.shape[-3:]))
 
 
 def age(keep: Tensor) -> Tensor:

@@ -302,7 +302,7 @@ def noise_floor(rows: Sequence[Row], side: Side = "end to end") -> float | None:
 def told(floor: float | None) -> str:
     """What :func:`noise_floor` found, in words."""
     if floor is None:
-        return "no noise floor: no method was timed against itself"
+        return "no noise floor: no method was timed against itself, so nothing can be called faster"
     if math.isinf(floor):
         return "noise floor unknown: one method was timed against itself on a single pair, which tells no interval"
     return f"noise floor {floor:.3f}x: one method timed against itself differs by up to this"

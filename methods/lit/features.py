@@ -45,12 +45,13 @@ def describe(z: Tensor, keep: Tensor, mask: Tensor | None = None) -> Features:
     since, until = age(keep), age(keep.flip(1)).flip(1)
     frames = torch.arange(t, device=z.device).view(-1, 1, 1)
     begun = since <= frames
-    known = (begun & (frames + until < t)).unsqueeze(-1)
+    known = begun & (frames + until < t)
     # rows of a table by number, several times faster than gathering channel by channel on a CPU
     values, place = z.reshape(-1, c), torch.arange(keep.numel(), device=z.device).view(keep.shape)
     held = F.embedding(place - torch.where(begun, since, 0) * (h * w), values)
     held = torch.where(begun.unsqueeze(-1), held, 0)
-    next_kept = F.embedding(place + torch.where(known.squeeze(-1), until, 0) * (h * w), values)
+    next_kept = F.embedding(place + torch.where(known, until, 0) * (h * w), values)
+    known = known.unsqueeze(-1)
     since, until = since.unsqueeze(-1).to(z.dtype), until.unsqueeze(-1).to(z.dtype)
     between = torch.where(known, since / (since + until).clamp_min(1), 0)
     ahead = torch.where(known, (next_kept - held) * between, 0)

@@ -63,6 +63,10 @@ class CropSampler:
             groups.setdefault(clip.source or clip.name, []).append(clip)
         return list(groups.values())
 
+    def describe(self) -> dict[str, Any]:
+        """For the training card."""
+        return {"crop": [self.frames, self.size, self.size], "judder": self.judder, "codec": self.codec}
+
     def sample(self, step: int) -> Tensor:
         """uint8 ``[B, T, size, size, 3]`` of that step."""
         rng = np.random.default_rng((self.seed, step))

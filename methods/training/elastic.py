@@ -108,9 +108,7 @@ class ElasticTask:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **self.decoded.describe(),
             "masks": "nested tail drop, counts uniform in [1/16, 1]", "crops": len(self.bank.z),
-            "crop": [self.sampler.frames, self.sampler.size, self.sampler.size], "judder": self.sampler.judder,
-            "codec": self.sampler.codec,
-            "batch": self.batch,
+            **self.sampler.describe(), "batch": self.batch,
             "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {
                 group: [{"name": c.name, "digest": c.digest} for c in clips]

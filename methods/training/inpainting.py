@@ -268,8 +268,7 @@ class InpaintingTask:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **self.decoded.describe(),
             "masks": self.masks, "references": list(self.references), "kept_fraction": [0.05, 0.95],
-            "crops": len(self.bank.z), "crop": [self.sampler.frames, self.sampler.size, self.sampler.size],
-            "judder": self.sampler.judder, "codec": self.sampler.codec,
+            "crops": len(self.bank.z), **self.sampler.describe(),
             "batch": self.batch, "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {
                 group: [{"name": c.name, "digest": c.digest} for c in clips]

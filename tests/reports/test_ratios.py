@@ -164,7 +164,7 @@ def test_a_run_is_told_in_the_terminal_and_written(tmp_path, capsys, monkeypatch
     said = capsys.readouterr().out
     for text in (
         "end to end", "encode side", "machine: ", "threads: torch threads", "hardware: same",
-        "one method timed against itself differs by up to this.", "Paired speed-ups.", "warnings",
+        "Noise floor 1.", "one method timed against itself differs by up to this.", "Paired speed-ups.", "warnings",
         "the median is known not at all",
     ):  # fmt: skip
         assert text in said, text
