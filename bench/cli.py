@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its OpenMP threads must not spin
-
 import typer
 
-from avtbench.bench import durations
+from avtbench.bench import durations, openmp
 
 if TYPE_CHECKING:
     from avtbench.bench.rows import Row
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from avtbench.bench.spec import RunSpec
     from avtbench.bench.store import Store
 
+openmp.wait_briefly()  # torch is not imported yet
 RUNS: Path = Path("runs")
 STORE: Path = RUNS / "avtbench.sqlite"
 FINDINGS: Path = Path("reports") / "findings.md"

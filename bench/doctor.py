@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from avtbench.bench import plugins
 from avtbench.bench.errors import one_line
+from avtbench.bench.openmp import WAITING
 from avtbench.bench.plugins import Plugin
 
 
@@ -38,7 +39,7 @@ def machine() -> dict[str, str]:
     return {
         "cores": str(cores),
         "torch threads": str(torch.get_num_threads()),
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "not set: PASSIVE keeps idle threads from spinning"),
+        **{name: os.environ.get(name, f"not set, expected {value}") for name, value in WAITING.items()},
         "CUDA": ", ".join(cards) or "none",
     }
 

@@ -31,7 +31,7 @@ LIBRARIES = (
     "av",
     "triton",
 )
-VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG",
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG",
              "PYTORCH_CUDA_ALLOC_CONF", "TORCHINDUCTOR_FREEZING", "CUDA_LAUNCH_BLOCKING")  # fmt: skip
 GROUPS = ("hardware", "driver", "numerics", "threads", "software")
 """Keys of a fingerprint, each a flat mapping; one line each in :func:`diff`."""

@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
+import pytest
+
+from avtbench.bench.openmp import wait_briefly
+
 # before torch is imported anywhere: its threads must not busy-wait, and no hub is to be asked
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_briefly()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("AVTBENCH_DATA", None)
-
-import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from avtbench.bench import environment
+from avtbench.bench.openmp import WAITING
 from avtbench.bench.rows import Status
 from avtbench.bench.timing.calls import Call, Extras, Instrument, Scenario, dtype_of, out_of_memory
 from avtbench.methods.contract import Method
@@ -181,7 +182,7 @@ def _serve(pipe: Connection, job: Job, scenario: Scenario, device: str, threads:
 @contextlib.contextmanager
 def _inherited(threads: int | None) -> Iterator[None]:
     """What a child must find in its environment before it imports torch."""
-    wanted = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    wanted = {name: os.environ.get(name, value) for name, value in WAITING.items()}
     if threads is not None:
         wanted |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     before = {name: os.environ.get(name) for name in wanted}

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from avtbench.bench.commands.stage_chart import stage_chart
+from avtbench.bench.openmp import WAITING
 from avtbench.bench.rows import Status
 from avtbench.bench.timing import speed
 from avtbench.bench.timing.calls import Instrument, dtype_of
@@ -654,7 +656,8 @@ def test_a_spawned_process_times_a_method_it_imports_itself(steady, tmp_path):
     good, bad = speed.run([job], clips, Plan(launches=1, max_rounds=6, threads=1, budget_s=120))
     assert (good.status, good.described["method"]) == (Status.DONE, "steady")
     assert good.environment["threads"]["torch threads"] == 1
-    assert good.environment["threads"]["OMP_WAIT_POLICY"]
+    waiting = {name: good.environment["threads"][name] for name in WAITING}
+    assert waiting == {name: os.environ[name] for name in WAITING}, "idle threads wait briefly, then sleep"
     assert good.timing.setup_seconds > 0
     assert min(good.timing.encode_side) > 0
     assert (bad.status, bad.reason) == (Status.FAILED, "sleepy at 0.5: ArithmeticError: no convergence")
