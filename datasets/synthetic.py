@@ -182,8 +182,10 @@ def _bounce(way: float, room: float) -> float:
     return phase if phase <= room else 2 * room - phase
 
 
+@lru_cache(maxsize=4)
 def _window(photo: str, size: int, view: float, x: float, y: float) -> np.ndarray:
-    """Through a square window with its corner at (x, y), in units of its side; photographs go on mirrored."""
+    """Through a square window with its corner at (x, y), in units of its side; photographs go on mirrored. Not to be
+    written to: what does not move is resized once."""
     from PIL import Image
 
     canvas, height, width = _canvas(photo)
@@ -193,7 +195,7 @@ def _window(photo: str, size: int, view: float, x: float, y: float) -> np.ndarra
     return np.asarray(canvas.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=len(PHOTOGRAPHS))
 def _canvas(photo: str):  # type: ignore[no-untyped-def]
     """A photograph followed by its mirror image and itself again, both ways, and the size of one of them."""
     from PIL import Image
