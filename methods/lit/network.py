@@ -221,7 +221,8 @@ class LatentInpaintingTransformer(nn.Module):
         moved = correction + gate * ahead
         if self.config.bound:
             most = self.config.bound * _rows(seen.smallest.expand_as(seen.held[..., :1]), dropped)
-            moved = moved * (most / moved.abs().mean(1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
+            # soft, so that a correction beyond the bound still learns to be smaller
+            moved = moved * most / (most + moved.abs().mean(1, keepdim=True)).clamp_min(1e-6)
         return held + moved
 
 

@@ -69,7 +69,7 @@ class ElasticTask:
             context = rebuilt.detach()
         error, base = torch.stack(errors), torch.stack(bases)
         return (error / base).mean() + self.decoded(
-            torch.stack(frames, 2).float(), torch.stack(plains, 2), crops, base.mean(0), self.bank.effect
+            torch.stack(frames, 2).float(), torch.stack(plains, 2), z, crops, base.mean(0), self.bank.effect
         )
 
     @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -55,8 +55,8 @@ class LatentBank:
     ) -> LatentBank:
         """Encode ``count`` crops, or read them from ``cache`` when it holds just these."""
         statistics = latent_statistics(tokenizer)
-        drawn = (sampler.seed, sampler.frames, sampler.size, sampler.pan, sampler.judder, sampler.codec, count)
-        asked = (tokenizer.digest, statistics.digest, *drawn, error)
+        drawn = {option.name: getattr(sampler, option.name) for option in fields(sampler) if option.name != "clips"}
+        asked = (tokenizer.digest, statistics.digest, drawn, count, error)
         identity = sha256(json.dumps([asked, [c.digest for c in sampler.clips]]).encode()).hexdigest()[:16]
         file = cache / f"latents-{tokenizer.name}-{identity}.safetensors" if cache else None
         if file is not None and file.is_file():
@@ -206,7 +206,7 @@ class InpaintingTask:
 
         base = distance(held) + 1e-3
         crops = self._drawn(self._rng(step))
-        return (distance(filled) / base).mean() + self.decoded(filled, held, crops, base, self.bank.effect)
+        return (distance(filled) / base).mean() + self.decoded(filled, held, z, crops, base, self.bank.effect)
 
     @torch.inference_mode()
     def held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:

@@ -202,10 +202,14 @@ def test_holding_costs_what_the_objective_says_after_the_decoder(tokenizer, obje
     z = task.bank.z[:1].float()
     held = z + 0.5 * torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
     base = torch.ones(1)
-    loss = [float(task.decoded(fill, held, np.array([0]), base, task.bank.effect)) for fill in (held, z)]
-    assert loss[1] < loss[0]
+
+    worse = held + (held - z)
+    fills = [float(task.decoded(fill, held, z, np.array([0]), base, task.bank.effect)) for fill in (z, held, worse)]
+    assert fills[0] < fills[1] < fills[2]
     if objective == "relative":
-        assert loss[0] == pytest.approx(1 + task.decoded.weight, rel=0.02), "both parts are relative to holding"
+        assert fills[0] == 0, "the target is the full-rate decode, not the crop"
+        assert fills[1] == pytest.approx(1 + task.decoded.weight, rel=0.02), "both parts are relative to holding"
+        assert fills[2] - fills[1] > 2 * (fills[1] - fills[0]), "what is lost counts more than what is gained"
 
 
 def test_fine_tuning_begins_with_the_checkpoint_and_only_with_one_of_its_shape(tokenizer, tmp_path):
