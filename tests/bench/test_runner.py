@@ -72,6 +72,19 @@ def test_every_point_becomes_a_row(store, tiny_run):
     assert store.previews(outcome.run)[0].original.startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("decoded", "reason"),
+    [("[held].half() * 20", ""), ('[held] * float("inf")', "toy: decode gave values that are not finite")],
+)
+def test_a_reconstruction_is_refused_where_a_value_is_not_finite_and_only_there(
+    store, tiny_run, write, toy, decoded, reason
+):
+    """Finite values in half precision pass, even where their sum is beyond what half precision holds."""
+    outcome = runner.run(runner.plan(tiny_run(toy=write("other.py", toy, "[held]", decoded))), store)
+    assert outcome.finished == outcome.planned
+    assert [said.partition(",")[0] for said in outcome.failed] == ([reason] if reason else [])
+
+
 def test_clips_of_the_same_pixels_are_points_of_their_own(store, tiny_run, write, tiny):
     spec = tiny_run("dataset.number=2")
     write("tiny.py", tiny, "int(ref.name[5:])", "0")
