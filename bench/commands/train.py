@@ -81,6 +81,10 @@ Judder = Annotated[
 Codec = Annotated[
     float, typer.Option(min=0, max=1, help="Share of crops that go through H.264, as videos at their own size have.")
 ]
+Still = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Share of crops from the half whose latents change least, beside chance."),
+]
 Crops = Annotated[int, typer.Option(help="Training crops that are encoded once and cached.")]
 
 
@@ -166,6 +170,9 @@ def adapter(
     bound: Annotated[
         float, typer.Option(help="Largest correction, in units of the smallest change kept in its frame; 0 for none.")
     ] = 0.0,
+    centred: Annotated[
+        bool, typer.Option("--centred", help="Corrections of a frame add up to zero in every channel.")
+    ] = False,
     loss: Loss = "latent-l2",
     lpips: Lpips = "",
     lpips_weights: LpipsWeights = "",
@@ -176,6 +183,7 @@ def adapter(
     crops: Crops = 1200,
     judder: Judder = 0.0,
     codec: Codec = 0.0,
+    still: Still = 0.0,
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint of the same shape to fine-tune, for the same tokeniser.")
     ] = None,
@@ -209,6 +217,7 @@ def adapter(
         "input": input_,
         "latents": latents,
         "bound": bound,
+        "centred": centred,
     }
     config = LITConfig(base.channels, width, depth, heads=max(width // 16, 1), **shape)
     options: dict[str, Any] = {
@@ -224,12 +233,14 @@ def adapter(
     else:
         masks: Masks = "error" if name == "infotok-style" else "threshold"
         task = InpaintingTask(
-            base, train, held, config, masks=masks, references=compared[reference], start=start, **options
+            base, train, held, config, masks=masks, references=compared[reference], start=start, still=still, **options
         )
     _train(task, out, steps, learning_rate, seed, device, precision, checks, budget)
 
 
-NETWORK = ("width", "depth", "attention", "window", "input_", "reference", "latents", "bound", "start")
+NETWORK = (
+    "width", "depth", "attention", "window", "input_", "reference", "latents", "bound", "centred", "start", "still",
+)  # fmt: skip
 """Options of ``lit`` alone: the others have its network as it is, or one of their own."""
 
 

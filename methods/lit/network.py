@@ -40,6 +40,8 @@ class LITConfig:
     bound:     a correction is, in the mean over channels, no larger than this times the smallest change that was
                kept in its frame; 0 for no bound. LIT's threshold guarantees 1 of every dropped position; other rules
                do not.
+    centred:   the corrections of a frame add up to zero in every channel (after the bound): what changes where nothing
+               is kept is texture, hardly ever the whole frame, and a common shift is what a network falls back to.
     """
 
     channels: int = 16
@@ -53,6 +55,7 @@ class LITConfig:
     latents: Literal["standardised", "raw"] = "standardised"
     frames: int = 5
     bound: float = 0.0
+    centred: bool = False
 
     def __post_init__(self) -> None:
         smallest = {"channels": 1, "width": 4, "depth": 1, "heads": 1, "ratio": 1, "window": 1, "frames": 2}
@@ -70,6 +73,8 @@ class LITConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ContractError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(allowed)}")
+        if self.centred and self.input != "held":
+            raise ContractError(f"centred needs the held value, found input {self.input!r}; expected 'held'")
         if self.bound and (self.input, self.latents) != ("held", "standardised"):
             raise ContractError(
                 f"bound needs the held value and the threshold's units, found input {self.input!r} and latents "
@@ -193,7 +198,7 @@ class LatentInpaintingTransformer(nn.Module):
         y = F.embedding(dropped, x)
         for block in self.blocks:
             y = block(y, memory, groups)
-        value = self._value(self.out(self.norm(y)).to(inside.dtype), seen, dropped)
+        value = self._value(self.out(self.norm(y)).to(inside.dtype), seen, dropped, h * w)
         if raw:
             value = (value - self.center) / self.scale
         complete = z.reshape(-1, c).index_copy(0, dropped, value)
@@ -212,8 +217,11 @@ class LatentInpaintingTransformer(nn.Module):
             return [spatial_groups(dropped, shape, self.config.window, joint=True)]
         return [spatial_groups(dropped, shape, self.config.window), temporal_groups(dropped, shape)]
 
-    def _value(self, out: Tensor, seen: Features, dropped: Tensor) -> Tensor:
-        """Latents of dropped positions ``[P, C]``: predicted, or held, moved towards the next one and corrected."""
+    def _value(self, out: Tensor, seen: Features, dropped: Tensor, area: int) -> Tensor:
+        """Latents of dropped positions ``[P, C]``: predicted, or held, moved towards the next one and corrected.
+
+        area: positions of a latent frame.
+        """
         if seen.held is None or seen.ahead is None or seen.smallest is None:
             return out
         correction, gate = out.chunk(2, dim=-1)
@@ -223,7 +231,16 @@ class LatentInpaintingTransformer(nn.Module):
             most = self.config.bound * _rows(seen.smallest.expand_as(seen.held[..., :1]), dropped)
             # soft, so that a correction beyond the bound still learns to be smaller
             moved = moved * most / (most + moved.abs().mean(1, keepdim=True)).clamp_min(1e-6)
+        if self.config.centred:
+            moved = _centred(moved, dropped // area, len(seen.held.flatten(0, 1)))
         return held + moved
+
+
+def _centred(rows: Tensor, frame: Tensor, frames: int) -> Tensor:
+    """``[P, C]`` without the mean over the rows of the same frame; ``frame``: ``[P]``, its number below ``frames``."""
+    total = rows.new_zeros(frames, rows.shape[1]).index_add(0, frame, rows)
+    mean = total / torch.bincount(frame, minlength=frames).clamp_min(1).unsqueeze(1)
+    return rows - F.embedding(frame, mean.to(rows.dtype))
 
 
 def _rows(x: Tensor, tokens: Tensor) -> Tensor:

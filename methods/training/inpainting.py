@@ -110,6 +110,7 @@ class InpaintingTask:
     channel weighted by what it moves in pixels; ``latent-l1`` the same with absolute errors; the others add what
     :class:`DecodedDistance` says. perceptual: for that, and reported for held-out clips where given.
     start: a checkpoint for the same tokeniser, of the same shape, to fine-tune; None begins with holding.
+    still: probability that a crop is drawn from the half of the crops whose latents change least; 0 draws all alike.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class InpaintingTask:
         frames: int = 17, crop: int = 128, batch: int = 8, count: int = 1200, seed: int = 0, cache: Path | None = None,
         references: Sequence[Reference] = ("last_kept", "previous"), objective: Objective = "latent-l2",
         perceptual: Perceptual | None = None, lpips_weight: float | None = None, judder: float = 0.0,
-        codec: float = 0.0, start: Path | None = None,
+        codec: float = 0.0, start: Path | None = None, still: float = 0.0,
     ) -> None:  # fmt: skip
         latent_frames = tokenizer.grid(frames, crop, crop)[0]
         if latent_frames < 2:
@@ -133,6 +134,9 @@ class InpaintingTask:
         self.decoded = DecodedDistance(tokenizer, self.sampler, objective, perceptual, lpips_weight)
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache, error=masks == "error")
         self.statistics = latent_statistics(tokenizer)
+        self.still = still
+        change = (self.bank.z[:, :, 1:] - self.bank.z[:, :, :-1]).abs().float().mean((1, 2, 3, 4))
+        self._stillest = change.argsort()[: max(len(change) // 2, 1)].numpy()
         torch.manual_seed(seed)
         network = LatentInpaintingTransformer(config)
         if config.latents == "raw":
@@ -177,7 +181,10 @@ class InpaintingTask:
 
     def _drawn(self, rng: np.random.Generator) -> np.ndarray:
         """Indices of a step's crops: the first thing that its generator is asked for."""
-        return rng.integers(len(self.bank.z), size=self.batch)
+        index = rng.integers(len(self.bank.z), size=self.batch)
+        if not self.still:
+            return index
+        return np.where(rng.random(self.batch) < self.still, self._stillest[index % len(self._stillest)], index)
 
     def _threshold_masks(self, z: Tensor, fraction: Tensor, rng: np.random.Generator) -> Tensor:
         b, c, t, h, w = z.shape
@@ -268,7 +275,7 @@ class InpaintingTask:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **self.decoded.describe(),
             "masks": self.masks, "references": list(self.references), "kept_fraction": [0.05, 0.95],
-            "crops": len(self.bank.z), **self.sampler.describe(),
+            "crops": len(self.bank.z), "still": self.still, **self.sampler.describe(),
             "batch": self.batch, "data": [{"name": c.name, "digest": c.digest} for c in self.train_clips],
             "held_out_clips": {
                 group: [{"name": c.name, "digest": c.digest} for c in clips]
@@ -279,7 +286,7 @@ class InpaintingTask:
 
 def shape_of(config: LITConfig) -> dict[str, Any]:
     """What two networks must share so that one may begin with the other's weights."""
-    return {name: value for name, value in config.as_dict().items() if name not in ("frames", "bound")}
+    return {name: value for name, value in config.as_dict().items() if name not in ("frames", "bound", "centred")}
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def test_an_original_is_not_touched():
         (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.zeros(2, 8, 8, 3, dtype=torch.int64), "expected float"),
         (torch.zeros(2, 6, 8, 3, dtype=torch.uint8), torch.zeros(2, 6, 8, 3), "at least 7x7"),
         (torch.zeros(0, 8, 8, 3, dtype=torch.uint8), torch.zeros(0, 8, 8, 3), r"expected uint8 \[T, H, W, 3\]"),
-        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.full((2, 8, 8, 3), torch.nan), "frame 0 .* NaN"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.full((2, 8, 8, 3), torch.nan), "frame 0 .* not finite"),
     ],
 )
 def test_says_in_one_line_what_does_not_fit(original, reconstruction, told):

@@ -60,7 +60,7 @@ def dense(net, z, keep):
         for layer, member, lag in zip(block.attention, members, lags, strict=True):
             y = attend(layer, y, memory, member, lag)
         y = y + block.mlp(y)
-    value = net._value(net.out(net.norm(y)), seen, torch.arange(len(tokens)))
+    value = net._value(net.out(net.norm(y)), seen, torch.arange(len(tokens)), h * w)
     return torch.where(keep.unsqueeze(1), z, value.view(1, t, h, w, c).movedim(-1, 1))
 
 
@@ -152,6 +152,17 @@ def test_a_bound_correction_stays_within_the_smallest_change_that_the_threshold_
     assert ((z - held).abs().mean(1, keepdim=True) <= smallest)[~keep[:, None]].all(), "the rule guarantees it"
 
 
+@torch.inference_mode()
+def test_centred_corrections_of_a_frame_add_up_to_zero_in_every_channel():
+    z, keep = clip(2, 4, 5, 6, 6)
+    held = describe(z.movedim(1, -1), keep).held.movedim(-1, 1)
+    plain, centred = (network(centred=c)(z, keep) - held for c in (False, True))
+    assert centred.sum((3, 4)).abs().max() < 1e-5 < plain.sum((3, 4)).abs().max()
+    dropped = ~keep[:, None]
+    mean = (plain * dropped).sum((3, 4), keepdim=True) / dropped.sum((3, 4), keepdim=True).clamp_min(1)
+    assert torch.allclose(centred, (plain - mean) * dropped, atol=1e-6)
+
+
 def test_groups_hold_every_dropped_position_once_and_only_members_of_its_tile():
     b, t, h, w, window = 2, 3, 7, 5, 4
     keep = torch.rand(b, t, h, w, generator=torch.Generator().manual_seed(2)) < 0.6
@@ -177,6 +188,7 @@ def test_groups_hold_every_dropped_position_once_and_only_members_of_its_tile():
         ({"input": "next"}, "input is 'next', expected held or mask"),
         ({"bound": -1.0}, "bound is -1.0, expected 0 .* or more"),
         ({"latents": "log"}, "latents is 'log', expected standardised or raw"),
+        ({"centred": True, "input": "mask"}, "centred needs the held value, found input 'mask'"),
         ({"bound": 1.0, "input": "mask"}, "bound needs the held value .* found input 'mask'"),
     ],
 )

@@ -254,6 +254,20 @@ def test_an_inpainting_network_learns_to_beat_holding(tokenizer, masks, tmp_path
     assert len(list(tmp_path.glob("latents-*.safetensors"))) == 1
 
 
+def test_still_crops_are_drawn_as_often_as_asked_beside_chance(tokenizer):
+    def shares(still):
+        task = InpaintingTask(
+            tokenizer, CLIPS, {}, LITConfig(channels=4), frames=9, crop=32, batch=50, count=8, still=still
+        )
+        change = (task.bank.z[:, :, 1:] - task.bank.z[:, :, :-1]).abs().float().mean((1, 2, 3, 4))
+        drawn = np.concatenate([task._drawn(task._rng(step)) for step in range(20)])
+        assert len(set(drawn.tolist())) == 8
+        return float((change[drawn] <= change.median()).float().mean())
+
+    assert shares(0.0) == pytest.approx(0.5, abs=0.06)
+    assert shares(0.6) == pytest.approx(0.8, abs=0.06)
+
+
 def test_masks_in_training_cover_kept_fractions_from_5_to_95_percent(tokenizer):
     task = InpaintingTask(tokenizer, CLIPS, {}, LITConfig(channels=4), frames=17, crop=64, batch=8, count=6)
     fractions = [float(k.float().mean()) for step in range(60) for k in task.draw(step)[1]]
