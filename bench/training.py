@@ -35,7 +35,7 @@ def require_apart(train: Iterable[TrainingClip], held_out: Iterable[TrainingClip
     digests = {c.digest for c in train}
     shared = [c.name for c in held_out if c.digest in digests or (c.source or c.name) in sources]
     if shared:
-        raise ValueError(
+        raise UserError(
             f"{len(shared)} held-out clips are among the training clips ({', '.join(shared[:3])}); "
             "take them out of --data or out of --held-out"
         )

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avtbench.methods.contract import ContractError
+
 
 @dataclass(frozen=True)
 class TrainingClip:
@@ -51,7 +53,7 @@ class CropSampler:
     def __post_init__(self) -> None:
         small = [c.name for c in self.clips if min(c.video.shape[1:3]) < self.size]
         if small or not self.clips:
-            raise ValueError(
+            raise ContractError(
                 f"{len(self.clips)} training clips, of which {small[:3]} are smaller than the crop of {self.size} px; "
                 "give larger clips or a smaller --crop"
             )

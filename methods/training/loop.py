@@ -23,6 +23,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from avtbench.methods.contract import ContractError
+
 
 class Task(Protocol):
     """What is trained. ``loss`` must depend on (model, step) alone: all randomness is derived from the step."""
@@ -85,6 +87,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(part, path)
 
 
+HELD_OUT = "held_out_clips"
+"""What a task may describe otherwise when its training goes on."""
+
 BOOKKEEPING = ("step", "seconds", "loss")
 """Columns of the log that are no held-out metric."""
 
@@ -140,7 +145,8 @@ def train(
     """Train ``task`` into the folder ``out`` and return the training card.
 
     Goes on from ``out/checkpoint.pt`` where one is, with its schedule; another number of steps moves the schedule's end
-    and is noted in the card. Writes ``checkpoint.pt`` (atomically, every ``check_every`` steps),
+    and is noted in the card, other held-out clips are measured from there on. Raises ContractError where the checkpoint
+    is of a task that describes itself otherwise. Writes ``checkpoint.pt`` (atomically, every ``check_every`` steps),
     ``log.csv``, ``curve.png``, ``model.safetensors`` and ``card.json``. ``stop_after`` ends this call at that step
     without finishing; ``budget_s`` shortens the schedule's remaining steps to what fits in the time, once a first
     stretch has been measured.
@@ -152,9 +158,13 @@ def train(
     parallel = _Parallel(torch.device(device), before.precision)
     raw = task.model.to(parallel.device)
     averaged = copy.deepcopy(raw).eval().requires_grad_(False)
+    described = task.describe()
     optimizer = torch.optim.Adam(task.parameter_groups(raw), lr=schedule.learning_rate, betas=(0.9, 0.99))
     step, spent, log, changes = 0, 0.0, [], []
+    measured = True
     if saved:
+        _require_same(checkpoint, saved["task"], described)
+        measured = saved["task"].get(HELD_OUT) == described.get(HELD_OUT)
         raw.load_state_dict(saved["model"])
         averaged.load_state_dict(saved["averaged"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -162,7 +172,7 @@ def train(
         changes = saved["changes"]
         if before.steps != schedule.steps:
             if schedule.steps <= step:
-                raise ValueError(
+                raise ContractError(
                     f"{checkpoint} is at step {step}, this run asks for {schedule.steps} in all; "
                     "give more --steps or another --out"
                 )
@@ -186,6 +196,7 @@ def train(
             state = {
                 "model": raw.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict(),
                 "step": step, "seconds": elapsed(), "log": log, "schedule": asdict(schedule), "changes": changes,
+                "task": described,
             }  # fmt: skip
             write_atomically(checkpoint, lambda part: torch.save(state, part))
             write_atomically(out / "log.csv", lambda part: _write_log(part, log))
@@ -196,6 +207,9 @@ def train(
             progress(Progress(step, schedule.steps, loss, metrics, checked))
 
     if step == 0:
+        check()
+    elif step >= schedule.steps and not measured:
+        log.pop()
         check()
     last = min(schedule.steps, stop_after or schedule.steps)
     while step < last:
@@ -225,13 +239,23 @@ def train(
         "steps": schedule.steps, "steps_done": step, "seconds": round(elapsed(), 1), "schedule": asdict(schedule),
         "changes_of_steps": changes,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {parallel.device}",
-        "torch": torch.__version__, "revision": _revision(), "held_out": log[-1], "curve": log, **task.describe(),
+        "torch": torch.__version__, "revision": _revision(), "held_out": log[-1], "curve": log, **described,
     }  # fmt: skip
     if parallel.is_main and step >= schedule.steps:
         write_atomically(out / "model.safetensors", lambda part: task.export(averaged, part))
         write_atomically(out / "card.json", lambda part: part.write_text(json.dumps(card, indent=1)))
         _plot(out / "curve.png", log)
     return card
+
+
+def _require_same(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in dict.fromkeys([*before, *now]):
+        if name != HELD_OUT and before.get(name) != now.get(name):
+            was, found = (json.dumps(given.get(name))[:60] for given in (before, now))
+            raise ContractError(
+                f"{checkpoint} is of a training with {name} {was}, this one has {found}; "
+                "give the options of that one or another --out"
+            )
 
 
 def _write_log(path: Path, log: list[dict[str, Any]]) -> None:

@@ -114,6 +114,24 @@ def test_a_training_may_go_on_with_held_out_clips_that_it_began_without(tmp_path
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
+def test_a_finished_training_measures_held_out_clips_that_it_ended_without(tmp_path):
+    schedule = Schedule(steps=2, warmup=1, check_every=1)
+    train(tokenizer_task(), tmp_path, schedule)
+    card = train(tokenizer_task([moving("c", 3)]), tmp_path, schedule)
+    assert card["held_out_clips"]["other"]
+    assert "psnr_other" in card["held_out"]
+    assert [row["step"] for row in card["curve"]] == [0, 1, 2]
+
+
+def test_a_training_goes_on_only_as_what_it_began_as(tmp_path):
+    schedule = Schedule(steps=2, warmup=1, check_every=1)
+    train(tokenizer_task(), tmp_path, schedule, stop_after=1)
+    other = tokenizer_task()
+    other.train_clips = CLIPS[:1]
+    with pytest.raises(ValueError, match=r"is of a training with data .* another --out"):
+        train(other, tmp_path, schedule)
+
+
 def test_another_number_of_steps_moves_the_end_and_is_noted(tmp_path):
     train(tokenizer_task(), tmp_path, Schedule(steps=8, check_every=2), stop_after=2)
     card = train(tokenizer_task(), tmp_path, Schedule(steps=4, check_every=2))
