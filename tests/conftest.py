@@ -9,6 +9,8 @@ from avtbench.bench.openmp import wait_briefly
 
 # before torch is imported anywhere: its threads must not busy-wait, and no hub is to be asked
 wait_briefly()
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("AVTBENCH_DATA", None)
 

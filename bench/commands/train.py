@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -278,6 +279,8 @@ _command("elastictok-style", "Train the elastic adapter of elastictok-style: nes
 def _base(name: str, knobs: list[str], device: str) -> FrozenTokenizer:
     from avtbench.bench import plugins
 
+    if device == "cuda" and "LOCAL_RANK" in os.environ:  # one process for every GPU
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     return plugins.create("tokenizer", name, device=device, **_knobs(knobs))
 
 

@@ -102,13 +102,17 @@ class _Side(nn.Module):
 
 
 class ElasticAdapter(nn.Module):
-    """``pack``: latent frame -> tokens on its grid, zero where dropped; ``unpack``: the way back."""
+    """``pack``: latent frame -> tokens on its grid, zero where dropped; ``unpack``: the way back; called: both."""
 
     def __init__(self, config: ElasticConfig) -> None:
         super().__init__()
         self.config = config
         self.packing = _Side(config)
         self.unpacking = _Side(config)
+
+    def forward(self, z: Tensor, context: Tensor, keep: Tensor) -> Tensor:
+        """A latent frame ``[B, C, h, w]`` as the receiver rebuilds it."""
+        return self.unpack(self.pack(z, context, keep), context, keep)
 
     def pack(self, z: Tensor, context: Tensor, keep: Tensor) -> Tensor:
         """``z``, ``context``: ``[B, C, h, w]`` standardised; ``keep``: bool ``[B, h, w]``, a prefix in grid order."""

@@ -60,7 +60,7 @@ class ElasticTask:
         for k in range(z.shape[2]):
             counts = torch.from_numpy(rng.integers(h * w // 16, h * w + 1, size=self.batch)).to(device)
             keep, frame = prefix_mask(counts, h, w), z[:, :, k]
-            rebuilt = rebuild(model, frame, context, keep)
+            rebuilt = model(frame, context, keep)
             plain = torch.where(keep.unsqueeze(1), frame, context)
             errors.append(((rebuilt - frame).square() * weight).mean(dim=(1, 2, 3)))
             bases.append(((plain - frame).square() * weight).mean(dim=(1, 2, 3)) + 1e-3)
@@ -88,7 +88,7 @@ class ElasticTask:
                     keep = prefix_mask(torch.tensor([round(fraction * h * w)], device=device), h, w)
                     context, frames = torch.zeros_like(z[None, :, 0]), []
                     for k in range(z.shape[1]):
-                        context = rebuild(model, z[None, :, k], context, keep)
+                        context = model(z[None, :, k], context, keep)
                         frames.append(context[0])
                     filled = torch.stack(frames, 1).to(center.device) * scale + center
                     extent = (video.shape[0], video.shape[1], video.shape[2])
@@ -115,9 +115,3 @@ class ElasticTask:
                 for group, clips in self.held_out_clips.items()
             },
         }  # fmt: skip
-
-
-def rebuild(model: nn.Module, frame: Tensor, context: Tensor, keep: Tensor) -> Tensor:
-    """Pack and unpack one latent frame ``[B, C, h, w]``."""
-    assert isinstance(model, ElasticAdapter)
-    return model.unpack(model.pack(frame, context, keep), context, keep)

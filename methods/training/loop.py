@@ -81,8 +81,8 @@ class Progress:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in place in one step."""
-    part = path.with_name(path.name + ".part")
+    """Let ``write`` fill a file beside ``path``, then put it in place in one step; several processes may."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     write(part)
     os.replace(part, path)
 
@@ -117,6 +117,14 @@ class _Parallel:
     @property
     def processes(self) -> int:
         return 1 if self.accelerator is None else int(self.accelerator.num_processes)
+
+    def agreed(self, value: int) -> int:
+        """The first process's value, in all of them."""
+        if self.accelerator is None:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return int(broadcast_object_list([value])[0])
 
     def prepare(self, model: nn.Module) -> nn.Module:
         return model if self.accelerator is None else self.accelerator.prepare(model)
@@ -231,7 +239,7 @@ def train(
         elif progress is not None:
             tell(sum(losses) / len(losses), held_out, checked=False)
         if budget_s is not None and step == 100:
-            fits = int(step * budget_s / elapsed())
+            fits = parallel.agreed(int(step * budget_s / elapsed()))
             if fits < schedule.steps:
                 schedule = replace(schedule, steps=fits)
                 last = min(last, fits)

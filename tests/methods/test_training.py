@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,8 +77,23 @@ def test_the_card_and_the_log_tell_what_was_done(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def task_of(name: str, folder: Path) -> TokenizerTask | InpaintingTask | ElasticTask:
+    """The smallest task of a name; adapters share a cache of latents in ``folder``."""
+    whole = tokenizer_task([moving("c", 3)])
+    if name == "tokenizer":
+        return whole
+    path = folder / f"tokenizer-{os.getpid()}.safetensors"
+    whole.export(whole.model, path)
+    options = {"frames": 9, "crop": 32, "batch": 2, "count": 4, "cache": folder}
+    if name == "elastictok-style":
+        return ElasticTask(EmbeddedTokenizer(str(path)), CLIPS, {}, ElasticConfig(channels=4), **options)
+    config = LITConfig(channels=4, width=16, depth=1, heads=2)
+    return InpaintingTask(EmbeddedTokenizer(str(path)), CLIPS, {}, config, **options)
+
+
 @pytest.mark.slow
-def test_two_processes_train_one_model_through_accelerate(tmp_path):
+@pytest.mark.parametrize("name", ["tokenizer", "lit", "elastictok-style"])
+def test_two_processes_train_one_model_through_accelerate(tmp_path, name):
     """What a launcher does on a machine with two GPUs, here on the CPU."""
     script = tmp_path / "task.py"
     script.write_text(
@@ -88,7 +104,7 @@ from pathlib import Path
 spec = importlib.util.spec_from_file_location("task", {str(Path(__file__))!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-task = module.tokenizer_task([module.moving("c", 3)])
+task = module.task_of({name!r}, Path({str(tmp_path)!r}))
 module.train(task, Path({str(tmp_path)!r}), module.Schedule(steps=4, check_every=2))
 flat = module.torch.cat([p.detach().flatten() for p in task.model.parameters()])
 print(os.environ["RANK"], sha256(flat.numpy().tobytes()).hexdigest())
@@ -101,6 +117,8 @@ print(os.environ["RANK"], sha256(flat.numpy().tobytes()).hexdigest())
     assert digests["0"] == digests["1"], "both processes end with the same parameters"
     assert json.loads((tmp_path / "card.json").read_text())["steps_done"] == 4
     assert (tmp_path / "model.safetensors").exists()
+    assert len(list(tmp_path.glob("latents-*"))) == (name != "tokenizer")
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_training_may_go_on_with_held_out_clips_that_it_began_without(tmp_path):
