@@ -195,6 +195,7 @@ class Verdict:
     def __str__(self) -> str:
         lines = [f"{self.claim.id}: {self.outcome.value}. {self.claim.statement}", f"  {self.why}"]
         lines += [f"  {m}" for m in self.measurements]
+        lines.append(f"  {self.hardware}")
         if self.outcome is not Outcome.REPRODUCED and self.claim.command:
             lines.append(f"  {self.claim.command}")
         return "\n".join(lines)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from avtbench.reports.tables import Table
 
 
+WARNINGS = "warnings.md"
+
+
 class Shown:
     """Called with the rows of a run; ``to`` is the folder to write to, ``counted`` the quality rows of its clips."""
 
@@ -67,8 +70,7 @@ def say(
         console.print(f"machine: {environment.headline(record)}")
     for line in environment.across(environments):
         console.print(line)
-    floor = statistics.noise_floor(list(rows))
-    for table in (ratios.times(groups), ratios.speed_ups(groups, levels, floor), ratios.overhead(groups)):
+    for table in _tables(rows, groups, levels):
         if len(table.texts):
             console.print()
             _print(console, table)
@@ -101,19 +103,25 @@ def write(
     environments: Mapping[str, Mapping[str, Any]],
     to: Path,
 ) -> list[Path]:
-    """Write the rows and their machines, and the tables as CSV and Markdown."""
+    """Write the rows and their machines, the tables as CSV and Markdown, and what speaks against quoting them."""
     from avtbench.bench import exchange
-    from avtbench.bench.timing import statistics
-    from avtbench.reports import ratios, tables
+    from avtbench.reports import findings, ratios, tables
+    from avtbench.reports.frame import frame
 
     exchange.write(rows, environments, to / "rows.csv")
     groups: list[Timed] = ratios.timed([*rows, *counted])
-    floor = statistics.noise_floor(list(rows))
-    made = (ratios.times(groups), ratios.speed_ups(groups, levels, floor), ratios.overhead(groups))
     written = [to / "rows.csv", exchange.machines_of(to / "rows.csv")]
-    for table in made:
+    for table in _tables(rows, groups, levels):
         if len(table.texts):
             table.values.to_csv(to / f"{table.name}.csv", index=False)
             (to / f"{table.name}.md").write_text(tables.to_markdown(table), encoding="utf-8")
             written += [to / f"{table.name}.csv", to / f"{table.name}.md"]
-    return written
+    warned = findings.speed_warnings(frame(list(rows)))
+    (to / WARNINGS).write_text("".join(f"- {text}\n" for text in warned) or "None.\n", encoding="utf-8")
+    return [*written, to / WARNINGS]
+
+
+def _tables(rows: Sequence[Row], groups: Sequence[Timed], levels: Sequence[Level]) -> tuple[Table, ...]:
+    from avtbench.reports import ratios
+
+    return ratios.times(groups), ratios.speed_ups(groups, levels, ratios.floors(rows)), ratios.overhead(groups)

@@ -73,7 +73,7 @@ def test_times_state_both_sides_with_their_spread():
 
 def test_a_search_is_held_against_a_threshold_with_what_explains_the_ratio():
     rows = timed_rows("search", 0.9, 0.3, nfe=8, flops=800) + timed_rows("lit", 0.1, 0.2)
-    table = ratios.speed_ups(ratios.timed(rows), floor=1.01)
+    table = ratios.speed_ups(ratios.timed(rows), floors=dict.fromkeys(ratios.SHOWN, 1.01))
     ends = table.values.set_index("side").loc["end to end"]
     assert (ends["slow"], ends["fast"]) == ("search", "lit")
     assert ends["ratio"] == pytest.approx(1.201 / 0.301, rel=0.005)
@@ -99,7 +99,7 @@ def test_what_was_extrapolated_is_said_in_every_table():
     part = Extrapolation(stages={"select/search/trial": 11}, evaluations=20, of=220, measured=[0.1] * 4)
     groups = ratios.timed(timed_rows("search", 0.9, 0.3, extrapolated=part) + timed_rows("lit", 0.1, 0.2))
     assert "extrapolated from 20 of 220 evaluations" in set(ratios.times(groups).texts["note"])
-    table = ratios.speed_ups(groups, floor=1.01)
+    table = ratios.speed_ups(groups, floors=dict.fromkeys(ratios.SHOWN, 1.01))
     assert all("extrapolated from 20 of 220 evaluations" in note for note in table.texts["note"])
     assert "Not measured in full: extrapolated from 20 of 220 evaluations (select/search/trial x 11)." in table.notes
 
@@ -150,6 +150,28 @@ def test_pairs_of_a_level_are_those_at_its_settings():
     assert found == [("kept=0.9", 0.01, 0.1), ("kept=0.3", 0.1, 0.4)]
 
 
+def test_the_same_at_its_most_and_its_fewest_tokens_is_a_pair():
+    rows = [r for s, decode in ((0.1, 0.3), (0.2, 0.25), (0.4, 0.2)) for r in timed_rows("lit", 0.1, decode, setting=s)]
+    rows += counted_rows("lit", {0.1: (0.8, 10), 0.2: (0.6, 20), 0.4: (0.4, 30)})
+    ends = ratios.speed_ups(ratios.timed(rows)).values.set_index("side").loc["end to end"]
+    assert (ends["level"], ends["slow"], ends["fast"]) == ("kept 0.80 against 0.40", "lit", "lit")
+    assert ends["ratio"] == pytest.approx(0.4 / 0.3, rel=1e-3)
+
+
+def test_every_side_is_held_against_its_own_noise_floor():
+    def rows(decode, **alias):
+        made = timed_rows("lit", 0.1, decode) if not alias else timed_rows("lit", 0.12, decode)
+        return [r.model_copy(update={**alias, "key": f"{r.key}{alias}"}) for r in made]
+
+    found = ratios.floors([*rows(0.4), *rows(0.4, alias="lit (again)")])
+    assert found["encode side"] == pytest.approx(1.2, abs=0.02)
+    assert found["end to end"] == pytest.approx(0.52 / 0.5, abs=0.02)
+    pair = [*timed_rows("search", 0.115, 0.6), *timed_rows("lit", 0.1, 0.4)]
+    verdicts = ratios.speed_ups(ratios.timed(pair), floors=found).values.set_index("side")["verdict"]
+    assert verdicts["encode side"].startswith("not distinguishable: the noise floor")
+    assert verdicts["end to end"].startswith("faster")
+
+
 # What is said and written
 
 
@@ -164,15 +186,16 @@ def test_a_run_is_told_in_the_terminal_and_written(tmp_path, capsys, monkeypatch
     said = capsys.readouterr().out
     for text in (
         "end to end", "encode side", "machine: ", "threads: torch threads", "hardware: same",
-        "Noise floor 1.", "one method timed against itself differs by up to this.", "Paired speed-ups.", "warnings",
-        "the median is known not at all",
+        "End to end: noise floor 1.", "one method timed against itself differs by up to this.", "Paired speed-ups.",
+        "warnings", "the median is known not at all",
     ):  # fmt: skip
         assert text in said, text
 
     files = speed_report.write(rows, [], [], {"here": here}, tmp_path)
     assert {p.name for p in files} == {
         "rows.csv", "rows.environment.json", "speed-times.csv", "speed-times.md", "speed-ups.csv", "speed-ups.md",
-        "speed-overhead.csv", "speed-overhead.md",
+        "speed-overhead.csv", "speed-overhead.md", "warnings.md",
     }  # fmt: skip
     assert "| search" in (tmp_path / "speed-ups.md").read_text()
+    assert "the median is known not at all" in (tmp_path / "warnings.md").read_text()
     assert not any(math.isnan(v) for v in ratios.speed_ups(ratios.timed(rows)).values["ratio"])
