@@ -7,6 +7,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -21,13 +22,18 @@ class Work(Protocol):
     def do(self, job: Job) -> Iterator[Event]:
         """Run one job, one event for each finished part; catches what a job may do wrong."""
 
+    def prepare(self, job: Job) -> None:
+        """Begin what the job that comes next needs, beside the one that runs; where jobs run one after the other."""
+
     def lost(self, job: Job, seen: Sequence[Event], reason: str) -> Sequence[Event]:
         """Events for the parts of a job whose process died after having sent ``seen``."""
 
 
 def inprocess(work: Work, jobs: Sequence[Job]) -> Iterator[Event]:
     """One job after the other, here."""
-    for job in jobs:
+    for job, following in zip_longest(jobs, jobs[1:]):
+        if following is not None:
+            work.prepare(following)
         yield from work.do(job)
 
 

@@ -7,6 +7,7 @@ import io
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -264,8 +265,11 @@ class _Built:
     datasets: dict[int, VideoDataset] = field(default_factory=dict)
     sight: dict[tuple[int, str], Sight] = field(default_factory=dict)
     """The clip at hand, by data set and name."""
+    ahead: dict[tuple[int, str], Future[Sight]] = field(default_factory=dict)
+    """The clip that comes next, once it is being read."""
+    reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Seconds of this process in ``reading`` clips, in ``model`` and in ``metrics`` code."""
+    """Seconds of this process in waiting for clips (``reading``), in ``model`` and in ``metrics`` code."""
     faces: dict[int, Face] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
 
@@ -365,17 +369,26 @@ class Workbench:
         """The clip of a job, read once while jobs on it follow one another; an error is kept like a clip."""
         place = (job.dataset, job.ref.name)
         if place not in self.built.sight:
-            view = self.spec.view_of(self.spec.datasets[job.dataset])
-            try:
-                with self._spending("reading"):
-                    found = Sight.of(self.dataset(job.dataset).read(job.ref, view), job.ref)
-            except ClipError as error:
-                found = Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", str(error))
-            except Exception as error:  # whatever else a reader throws is about this clip, too
-                found = Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", one_line(error))
+            begun = self.built.ahead.pop(place, None)
+            with self._spending("reading"):
+                found = begun.result() if begun else self._read(self.dataset(job.dataset), job)
             self.built.sight.clear()
             self.built.sight[place] = found
         return self.built.sight[place]
+
+    def prepare(self, job: Job) -> None:
+        """Begin to read the clip of the job that comes next, beside what runs."""
+        place = (job.dataset, job.ref.name)
+        if place not in self.built.sight and place not in self.built.ahead:
+            self.built.ahead[place] = self.built.reader.submit(self._read, self.dataset(job.dataset), job)
+
+    def _read(self, dataset: VideoDataset, job: Job) -> Sight:
+        try:
+            return Sight.of(dataset.read(job.ref, self.spec.view_of(self.spec.datasets[job.dataset])), job.ref)
+        except ClipError as error:
+            return Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", str(error))
+        except Exception as error:  # whatever else a reader throws is about this clip, too
+            return Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", one_line(error))
 
     # identity
 
@@ -457,6 +470,14 @@ class Workbench:
             return
         yield from self._quality(job, sight, sight.clip, method, todo)
 
+    def _seed(self) -> None:
+        import torch
+
+        if self.device.type == "cpu":  # a hundred times faster than asking every kind of device
+            torch.default_generator.manual_seed(self.spec.seed)
+        else:
+            torch.manual_seed(self.spec.seed)
+
     def _skip(self, method: Method, clip: Clip) -> str:
         if method.weights == "random":
             return "its weights are random, which no quality table takes; give it trained ones with weights=PATH"
@@ -492,7 +513,7 @@ class Workbench:
             try:
                 if failed is None and latents is None:
                     with self._spending("model"), torch.inference_mode(), counting() as nfe:
-                        torch.manual_seed(self.spec.seed)
+                        self._seed()
                         latents = (method.encode(original.clone()),)
                     encodes = dict(nfe)
             except Exception as error:
@@ -500,7 +521,7 @@ class Workbench:
             try:
                 if failed is None and latents is not None:
                     with torch.inference_mode(), counting() as nfe:
-                        torch.manual_seed(self.spec.seed)
+                        self._seed()
                         with self._spending("model"):
                             tokens = _is_tokens(method.select(latents[0], point.setting), method)
                         # what cannot be serialised does not reach the receiver

@@ -19,6 +19,9 @@ class Doubling:
             raise RuntimeError("no" + chr(10) + "luck")
         yield job, 2 * job
 
+    def prepare(self, job):
+        pass
+
     def lost(self, job, seen, reason):
         return [(job, f"{len(seen)} seen, {reason}")]
 

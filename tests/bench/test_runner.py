@@ -105,6 +105,16 @@ def test_a_sweep_encodes_once_per_clip(store, tiny_run, write, toy, tmp_path):
     assert (words.count("encode"), words.count("select")) == (3, 6)
 
 
+def test_every_clip_is_read_once_and_the_next_one_beside_the_one_that_runs(store, tiny_run, write, tiny, tmp_path):
+    log, spec = tmp_path / "log", tiny_run()
+    told = f"open({str(log)!r}, 'a').write(f'{{ref.name}} {{threading.current_thread().name}}\\n')"
+    write("tiny.py", tiny, "frames = np", f"import threading; {told}; frames = np")
+    runner.run(runner.plan(spec), store)
+    lines = [line.split(maxsplit=1) for line in log.read_text().splitlines()]
+    assert sorted(name for name, _ in lines) == ["clip-0", "clip-1", "clip-2"]
+    assert [name for name, thread in lines if thread == "MainThread"] == ["clip-0"]
+
+
 def test_what_is_stored_is_not_run_again(store, tiny_run):
     spec = tiny_run()
     runner.run(runner.plan(spec), store)
