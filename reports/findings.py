@@ -20,6 +20,7 @@ from avtbench.reports.errors import Refused, TooLittleOverlap
 from avtbench.reports.frame import datasets_in, of_dataset, quality_points, speed_points
 from avtbench.reports.intervals import Estimate
 from avtbench.reports.palette import base_name, order
+from avtbench.reports.ratios import LEAST_RATES_APART
 from avtbench.reports.tables import Table
 from avtbench.reports.times import StageMeans, nearest_setting, stage_means
 
@@ -246,7 +247,7 @@ def _speed_up(
 
 def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) -> list[Finding]:
     shares = mine.groupby("setting")["kept_fraction"].mean()
-    if len(shares) < 2 or shares.isna().all() or shares.max() - shares.min() < 0.1:
+    if len(shares) < 2 or shares.isna().all() or shares.max() - shares.min() < LEAST_RATES_APART:
         return []
     most, least = (list(mine.loc[mine["setting"] == s, "row"]) for s in (shares.idxmax(), shares.idxmin()))
     try:

@@ -22,6 +22,8 @@ FULL = "full-rate"
 SHOWN: tuple[Side, ...] = ("encode side", "end to end")
 LEAST_RATES_APART = 0.1
 """Kept fractions closer than this say nothing of whether time shrinks with the tokens."""
+Floors = Mapping[Side, float]
+"""Noise floor of each side that was timed against itself, as a factor >= 1."""
 Level = tuple[str, Mapping[str, float]]
 """What is matched, in words, and the setting of each method (by name) that meets it."""
 
@@ -208,18 +210,13 @@ def rates(groups: Sequence[Timed]) -> Iterator[tuple[str, Timed, Timed]]:
             yield f"kept {most.kept:.2f} against {least.kept:.2f}", most, least
 
 
-Floors = Mapping[Side, float]
-
-
 def floors(rows: Sequence[Row]) -> Floors:
     """Noise floor of each side that was timed against itself."""
     found = {side: statistics.noise_floor(rows, side) for side in SHOWN}
     return {side: floor for side, floor in found.items() if floor is not None}
 
 
-def speed_ups(
-    groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Mapping[Side, float] | None = None
-) -> Table:
+def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Floors | None = None) -> Table:
     """Every pair's speed-up, encode side and end to end, as evaluations x FLOPs per evaluation x rest.
 
     floors: noise floor of each side, see :func:`floors`.

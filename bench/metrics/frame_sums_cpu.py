@@ -106,7 +106,7 @@ class _Buffers:
         else:
             np.clip(_convert(y, f.reshape(x.shape)), 0, 1, out=f.reshape(x.shape))
             np.multiply(f, 255, out=f)
-            with np.errstate(invalid="ignore"):  # NaN is found in the sums
+            with np.errstate(invalid="ignore"):  # NaN shows in the sums
                 _convert(np.add(f, 0.5, out=g), b)  # truncates, hence rounds half up
         _square(np.subtract(a, b, out=squares))
         fits = np.int32 if row * 255**2 < 1 << 31 else np.int64

@@ -198,7 +198,7 @@ class LatentInpaintingTransformer(nn.Module):
         y = F.embedding(dropped, x)
         for block in self.blocks:
             y = block(y, memory, groups)
-        value = self._value(self.out(self.norm(y)).to(inside.dtype), seen, dropped, h * w)
+        value = self._value(self.out(self.norm(y)).to(inside.dtype), seen, dropped)
         if raw:
             value = (value - self.center) / self.scale
         complete = z.reshape(-1, c).index_copy(0, dropped, value)
@@ -217,11 +217,8 @@ class LatentInpaintingTransformer(nn.Module):
             return [spatial_groups(dropped, shape, self.config.window, joint=True)]
         return [spatial_groups(dropped, shape, self.config.window), temporal_groups(dropped, shape)]
 
-    def _value(self, out: Tensor, seen: Features, dropped: Tensor, area: int) -> Tensor:
-        """Latents of dropped positions ``[P, C]``: predicted, or held, moved towards the next one and corrected.
-
-        area: positions of a latent frame.
-        """
+    def _value(self, out: Tensor, seen: Features, dropped: Tensor) -> Tensor:
+        """Latents of dropped positions ``[P, C]``: predicted, or held, moved towards the next one and corrected."""
         if seen.held is None or seen.ahead is None or seen.smallest is None:
             return out
         correction, gate = out.chunk(2, dim=-1)
@@ -232,7 +229,8 @@ class LatentInpaintingTransformer(nn.Module):
             # soft, so that a correction beyond the bound still learns to be smaller
             moved = moved * most / (most + moved.abs().mean(1, keepdim=True)).clamp_min(1e-6)
         if self.config.centred:
-            moved = _centred(moved, dropped // area, len(seen.held.flatten(0, 1)))
+            b, t, h, w, _ = seen.held.shape
+            moved = _centred(moved, dropped // (h * w), b * t)
         return held + moved
 
 

@@ -135,8 +135,9 @@ class InpaintingTask:
         self.bank = LatentBank.build(tokenizer, self.sampler, count, cache, error=masks == "error")
         self.statistics = latent_statistics(tokenizer)
         self.still = still
-        change = (self.bank.z[:, :, 1:] - self.bank.z[:, :, :-1]).abs().float().mean((1, 2, 3, 4))
-        self._stillest = change.argsort()[: max(len(change) // 2, 1)].numpy()
+        if still:
+            change = (self.bank.z[:, :, 1:] - self.bank.z[:, :, :-1]).abs().float().mean((1, 2, 3, 4))
+            self._stillest = change.argsort()[: max(len(change) // 2, 1)].numpy()
         torch.manual_seed(seed)
         network = LatentInpaintingTransformer(config)
         if config.latents == "raw":

@@ -169,10 +169,8 @@ def train(
     described = task.describe()
     optimizer = torch.optim.Adam(task.parameter_groups(raw), lr=schedule.learning_rate, betas=(0.9, 0.99))
     step, spent, log, changes = 0, 0.0, [], []
-    measured = True
     if saved:
         _require_same(checkpoint, saved["task"], described)
-        measured = saved["task"].get(HELD_OUT) == described.get(HELD_OUT)
         raw.load_state_dict(saved["model"])
         averaged.load_state_dict(saved["averaged"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -216,7 +214,7 @@ def train(
 
     if step == 0:
         check()
-    elif step >= schedule.steps and not measured:
+    elif saved and step >= schedule.steps and saved["task"].get(HELD_OUT) != described.get(HELD_OUT):
         log.pop()
         check()
     last = min(schedule.steps, stop_after or schedule.steps)

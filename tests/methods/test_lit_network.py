@@ -60,7 +60,7 @@ def dense(net, z, keep):
         for layer, member, lag in zip(block.attention, members, lags, strict=True):
             y = attend(layer, y, memory, member, lag)
         y = y + block.mlp(y)
-    value = net._value(net.out(net.norm(y)), seen, torch.arange(len(tokens)), h * w)
+    value = net._value(net.out(net.norm(y)), seen, torch.arange(len(tokens)))
     return torch.where(keep.unsqueeze(1), z, value.view(1, t, h, w, c).movedim(-1, 1))
 
 
