@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from avtbench.methods.contract import ContractError
 from avtbench.methods.elastictok.config import ElasticTokConfig
+
+Trailing = Literal["repeat", "drop"]
+"""What becomes of frames beyond the last whole block: the last one repeated to fill a block, or none of them coded."""
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -45,37 +50,43 @@ def unpatchify(patches: Tensor, config: ElasticTokConfig) -> Tensor:
     return grid.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(*lead, frames, side, side, 3)
 
 
-def tiles_of(video: tuple[int, int, int], config: ElasticTokConfig) -> tuple[int, int, int]:
-    """(blocks, rows, columns) that cover a clip of (T, H, W)."""
+def tiles_of(
+    video: tuple[int, int, int], config: ElasticTokConfig, trailing: Trailing = "repeat"
+) -> tuple[int, int, int]:
+    """(blocks, rows, columns) that code a clip of (T, H, W); with ``drop`` only whole blocks, but one at least."""
     side = config.resolution
     if side is None:
         raise ContractError("ElasticTok: this configuration has no square frames; it cannot code video")
     frames, height, width = video
-    return -(-frames // config.frames_per_block), -(-height // side), -(-width // side)
+    whole, rest = divmod(frames, config.frames_per_block)
+    blocks = whole + (rest > 0 and (trailing == "repeat" or whole == 0))
+    return blocks, -(-height // side), -(-width // side)
 
 
-def tile(video: Tensor, config: ElasticTokConfig) -> Tensor:
-    """``[T, H, W, 3]`` of any size -> ``[rows * columns, T', R, R, 3]``, edges replicated up to whole ones."""
+def tile(video: Tensor, config: ElasticTokConfig, trailing: Trailing = "repeat") -> Tensor:
+    """``[T, H, W, 3]`` of any size -> ``[rows * columns, T', R, R, 3]``, edges replicated up to whole ones, or frames
+    beyond the last whole block dropped."""
     frames, height, width, _ = video.shape
-    blocks, rows, columns = tiles_of((frames, height, width), config)
+    blocks, rows, columns = tiles_of((frames, height, width), config, trailing)
     side = config.resolution
     assert side is not None
     for axis, (have, want) in enumerate(
         ((frames, blocks * config.frames_per_block), (height, rows * side), (width, columns * side))
     ):
-        if want > have:
+        if want != have:
             video = video.index_select(axis, torch.arange(want, device=video.device).clamp_(max=have - 1))
     grid = video.reshape(-1, rows, side, columns, side, 3)
     return grid.permute(1, 3, 0, 2, 4, 5).reshape(rows * columns, -1, side, side, 3)
 
 
 def untile(tiles: Tensor, video: tuple[int, int, int], config: ElasticTokConfig) -> Tensor:
-    """Inverse of :func:`tile`, cropped to ``video`` = (T, H, W)."""
+    """Inverse of :func:`tile`, at the extent ``video`` = (T, H, W): cropped, the last frame shown for dropped ones."""
     _, rows, columns = tiles_of(video, config)
     side = tiles.shape[2]
     grid = tiles.reshape(rows, columns, -1, side, side, 3).permute(2, 0, 3, 1, 4, 5)
     whole = grid.reshape(-1, rows * side, columns * side, 3)
-    return whole[: video[0], : video[1], : video[2]]
+    missing = max(video[0] - whole.shape[0], 0)
+    return torch.cat([whole, whole[-1:].expand(missing, -1, -1, -1)])[: video[0], : video[1], : video[2]]
 
 
 def official_crop(frame: np.ndarray, resolution: int) -> np.ndarray:

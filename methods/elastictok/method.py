@@ -3,9 +3,8 @@
 A model codes square frames of one size, blocks of ``frames_per_block`` of them, chunks of four blocks. Other clips are
 fitted so, and come back at full extent: a clip is cut in windows of the model's size (256 for ``200m``, 128 for ``M``,
 96 for ``S``, 64 for ``XS``) side by side, each coded as a video of its own; edges are replicated to whole windows and
-whole blocks. Padding is coded and paid for like anything else: give clips of the model's size and of a multiple of
-four frames where numbers are to be compared with published ones. (The official reader drops frames beyond the last
-whole block.)
+whole blocks. Padding is coded and paid for like anything else: give clips of the model's size where numbers are to be
+compared with published ones, and of a multiple of four frames, or ``trailing="drop"``, as the official reader does.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -45,6 +44,8 @@ class _ElasticTokMethod(Method):
     seed:     of the random parameters.
     faithful: the search as published; False takes the corrected one.
     search:   ``binary`` or ``linear`` (100 trials a block).
+    trailing: frames beyond the last whole block are filled up to one (``repeat``: every frame is coded) or not coded at
+              all (``drop``, as published: the last coded frame is shown again for them).
     device, dtype: where and in which precision (``float32``, ``bfloat16``) the networks run.
     forced:   ``{"probes": 11, "kept": 700}``: a declared trace, every block taking that many trials and keeping that
               many tokens, so that timing with random weights has the published cost. With ``"run": 1`` only so many
@@ -60,6 +61,7 @@ class _ElasticTokMethod(Method):
         seed: int = 0,
         faithful: bool = True,
         search: str = "binary",
+        trailing: str = "repeat",
         device: str = "cpu",
         dtype: str = "float32",
         forced: Mapping[str, int] | None = None,
@@ -74,9 +76,12 @@ class _ElasticTokMethod(Method):
             )
         if search not in SEARCHES:
             raise ContractError(f"{self.name}: search is {search!r}, expected one of {', '.join(SEARCHES)}")
+        if trailing not in get_args(frames.Trailing):
+            raise ContractError(f"{self.name}: trailing is {trailing!r}, expected repeat or drop")
         if dtype not in DTYPES:
             raise ContractError(f"{self.name}: dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.faithful, self.search = faithful, search
+        self.trailing: frames.Trailing = "drop" if trailing == "drop" else "repeat"
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
         try:
             self.forced = Forced(**forced) if forced else None
@@ -122,6 +127,7 @@ class _ElasticTokMethod(Method):
             "config": self.config.as_dict(),
             "faithful": self.faithful,
             "search": self.search,
+            "trailing": self.trailing,
             "dtype": str(self.dtype).removeprefix("torch."),
             "weights": self.digest,
             "forced": None if self.forced is None else {k: v for k, v in asdict(self.forced).items() if v is not None},
@@ -147,7 +153,7 @@ class _ElasticTokMethod(Method):
     def encode(self, video: Tensor) -> Patches:
         device = self.model.device
         with self.stage("patchify"):
-            tiles = frames.tile(video.to(device), self.config)
+            tiles = frames.tile(video.to(device), self.config, self.trailing)
             x = frames.patchify(frames.to_unit(tiles), self.config)
         return Patches(x, (video.shape[0], video.shape[1], video.shape[2]))
 
@@ -170,7 +176,7 @@ class _ElasticTokMethod(Method):
         )
 
     def decode(self, tokens: Tokens) -> Tensor:
-        blocks, rows, columns = frames.tiles_of(tokens.video, self.config)
+        blocks, rows, columns = frames.tiles_of(tokens.video, self.config, self.trailing)
         due = (rows * columns * blocks, self.config.max_toks)
         if tuple(tokens.keep.shape) != due or tokens.codebook != self.config.codebook:
             raise ContractError(

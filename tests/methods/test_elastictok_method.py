@@ -50,6 +50,19 @@ def test_any_clip_comes_back_at_full_extent(method, shape: tuple[int, int, int])
     assert tokens.codebook == (200 if method is ElasticTokFSQ else None)
 
 
+@pytest.mark.parametrize(("length", "blocks", "coded"), [(17, 4, 16), (8, 2, 8), (3, 1, 3)])
+def test_trailing_frames_can_be_dropped_as_published(length: int, blocks: int, coded: int) -> None:
+    """Then they cost nothing, and the last coded frame is shown for them; a clip shorter than a block is filled up."""
+    here = ElasticTokCV(config=TINY, weights="random", trailing="drop")
+    tokens = here.select(here.encode(clip(length, 32, 32)), 0.35)
+    back = here.decode(tokens)
+    assert tokens.keep.shape[0] == blocks
+    assert back.shape == (length, 32, 32, 3)
+    assert torch.equal(back[coded:], back[coded - 1 : coded].expand_as(back[coded:]))
+    whole = ElasticTokCV(config=TINY, weights="random")
+    assert torch.equal(back[:coded], whole.decode(whole.select(whole.encode(clip(length, 32, 32)[:coded]), 0.35)))
+
+
 @BOTH
 def test_decode_needs_the_tokens_alone(method, tmp_path: Path) -> None:
     here = method(config=TINY, weights="random", seed=4)
@@ -134,6 +147,7 @@ def test_wrong_knobs_are_told_in_one_line() -> None:
         ({"config": "big"}, "no configuration 'big'"),
         ({"search": "ternary"}, "binary, linear"),
         ({"dtype": "float8"}, "bfloat16"),
+        ({"trailing": "cut"}, "repeat or drop"),
         ({"forced": {"probe": 1}}, "probes, kept"),
         ({"config": TINY | {"bottleneck_type": "fsq"}}, "other method"),
     )
