@@ -54,7 +54,7 @@ class Tokens:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        kept = int(self.keep.sum())
+        kept = int(self.keep.count_nonzero())
         if self.keep.dtype != torch.bool:
             raise ContractError(f"Tokens.keep has dtype {self.keep.dtype}, expected torch.bool")
         if self.values.shape[0] != kept:

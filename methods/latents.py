@@ -138,8 +138,8 @@ class LatentMethod(StreamingMethod):
 
     def pack(self, z: Tensor, keep: Tensor, video: tuple[int, int, int]) -> Tokens:
         """Kept latents as they are sent: 16-bit floats."""
-        values = z.flatten(1).index_select(1, keep.flatten().nonzero().squeeze(1)).T
-        return Tokens(values.to(torch.float16, memory_format=torch.contiguous_format), keep, video, precision=16)
+        values = z.flatten(1).index_select(1, keep.flatten().nonzero().squeeze(1)).half()
+        return Tokens(values.T, keep, video, precision=16)
 
     def unpack(self, tokens: Tokens) -> Tensor:
         """``[C, t, h, w]`` with zeros (the latents' mean) at dropped positions."""

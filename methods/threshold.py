@@ -26,7 +26,7 @@ def threshold_mask(
     limit = tau * z.shape[0]  # of the sum: a kernel less than the mean, and beside a small encoder each one counts
     if last_kept is None:
         last_kept, frames = frames[0], frames[1:]
-        kept.append(torch.ones((h, w), dtype=torch.bool, device=z.device))
+        kept.append(z.new_ones((h, w), dtype=torch.bool))
     for frame in frames:
         kept.append((frame - last_kept).abs_().sum(0) > limit)
         last_kept = frame if reference == "previous" else torch.where(kept[-1], frame, last_kept)

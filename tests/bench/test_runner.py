@@ -10,6 +10,7 @@ import time
 import pytest
 
 from avtbench.bench import runner
+from avtbench.bench import spec as specs
 from avtbench.bench.errors import UserError
 from avtbench.bench.rows import Status
 from avtbench.bench.store import Store, StoreError
@@ -53,6 +54,21 @@ def test_a_sweep_encodes_every_clip_once_and_says_where_its_time_went(store, wri
     assert set(outcome.spent) == {"model", "metrics", "reading", "harness"}
     assert sum(outcome.spent.values()) == pytest.approx(outcome.seconds, rel=0.05)
     assert outcome.shares().startswith("model ")
+
+
+@pytest.mark.timing
+def test_a_sweep_spends_its_time_in_model_and_metrics(tmp_path):
+    """10 thresholds of LIT on 16 clips: reading and the harness itself take a twentieth at most, in most of 3 runs."""
+    thresholds = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 1.6]
+    base = specs.RunSpec(name="sweep", datasets=[{"name": "synthetic", "knobs": {"clips": 16}}], lpips=[], previews=0)
+    plan = runner.plan(specs.override(base, ["lit"], sets=[f"method.lit.settings={thresholds}"]))
+    shares = []
+    for n in range(3):
+        with Store(tmp_path / f"{n}.sqlite") as store:
+            outcome = runner.run(plan, store)
+        assert outcome.finished == 160
+        shares.append((outcome.spent["reading"] + outcome.spent["harness"]) / outcome.seconds)
+    assert sorted(shares)[1] <= 0.05, shares
 
 
 def test_every_point_becomes_a_row(store, tiny_run):
