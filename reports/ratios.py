@@ -96,12 +96,26 @@ def _names(groups: Sequence[list[Row]], rows: Sequence[Row]) -> list[str]:
     short = [_short(group[0]) for group in groups]
     meant: dict[str, set[object]] = {}
     for name, group in zip(short, groups, strict=True):
-        meant.setdefault(name, set()).add(statistics.traits(group[0]))
+        meant.setdefault(name, set()).add(_but_rate(group[0]))
     if all(len(traits) == 1 for traits in meant.values()):
         return short
     table = frame(rows)
     labels = dict(zip(table["key"], table["label"], strict=True))
     return [n if len(meant[n]) == 1 else labels[g[0].key] for n, g in zip(short, groups, strict=True)]
+
+
+def _but_rate(row: Row) -> str:
+    """What a configuration is, whatever share of its tokens it was declared to keep: that stands in a column."""
+    declared = row.parameters.get("forced")
+    if declared and _share(declared) is not None:
+        row = row.model_copy(update={"parameters": {k: v for k, v in row.parameters.items() if k != "forced"}})
+    return statistics.traits(row)
+
+
+def _share(declared: Mapping[str, float]) -> float | None:
+    """Of a declared trace: the kept fraction, where it declares one rather than a number of tokens."""
+    kept = declared.get("kept", 0)
+    return kept if 0 < kept <= 1 else None
 
 
 def _short(row: Row) -> str:
@@ -129,7 +143,7 @@ def _reached(group: Sequence[Row], measured: Mapping[Place, tuple[float, float]]
     found = [measured[p] for p in dict.fromkeys(map(_place, group)) if p in measured]
     if found:
         return fmean(kept for kept, _ in found), fmean(psnr for _, psnr in found)
-    told = [r.timing.forced["kept"] for r in group if r.timing and 0 < r.timing.forced.get("kept", 2) <= 1]
+    told = [share for r in group if r.timing and (share := _share(r.timing.forced)) is not None]
     return (fmean(told) if told else math.nan), math.nan
 
 

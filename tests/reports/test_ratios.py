@@ -83,6 +83,20 @@ def test_a_search_is_held_against_a_threshold_with_what_explains_the_ratio():
     assert ends["verdict"].startswith("faster")
 
 
+def test_declared_rates_tell_whether_time_shrinks_with_the_tokens():
+    """One network at two declared rates is one method at two settings, not two methods."""
+    rows = []
+    for kept, decode in ((0.9, 0.2), (0.35, 0.3)):
+        for row in timed_rows("lit", 0.1, decode, forced={"kept": kept}):
+            forced = {"parameters": {"forced": {"kept": kept}}, "key": f"{row.key}{kept}"}
+            rows.append(row.model_copy(update=forced))
+    groups = ratios.timed(rows)
+    assert [(g.name, round(g.kept, 6)) for g in groups] == [("lit", 0.9), ("lit", 0.35)]
+    ends = ratios.speed_ups(groups).values.set_index("side").loc["end to end"]
+    assert ends["level"] == "kept 0.90 against 0.35"
+    assert ends["ratio"] == pytest.approx(0.301 / 0.401, rel=0.005)
+
+
 def test_only_what_was_timed_alike_meets():
     rows = timed_rows("search", 0.9, 0.3, dtype="bfloat16") + timed_rows("lit", 0.1, 0.2)
     assert ratios.speed_ups(ratios.timed(rows)).values.empty
