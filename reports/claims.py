@@ -24,6 +24,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from avtbench.bench import environment
+from avtbench.bench.errors import UserError, did_you_mean
 from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Row, Status
 from avtbench.bench.timing import statistics
@@ -226,6 +227,18 @@ def load(path: Path = LEDGER) -> list[Claim]:
     if twice:
         raise ValueError(f"{path.name}: claim ids used twice: {', '.join(sorted(twice))}; give every claim its own id")
     return claims
+
+
+def find(given: str, claims: Sequence[Claim]) -> Claim:
+    """The claim of that id, or the only one whose id begins so; raises :class:`UserError` in one line."""
+    exact = [claim for claim in claims if claim.id == given]
+    found = exact or [claim for claim in claims if claim.id.startswith(given)]
+    if len(found) > 1:
+        some = " and ".join(claim.id for claim in found[:2])
+        raise UserError(f"{len(found)} claims begin with {given}, such as {some}; name one of them")
+    if not found:
+        raise UserError(f"there is no claim {given}; {did_you_mean(given, [claim.id for claim in claims])}")
+    return found[0]
 
 
 def judge(
