@@ -98,7 +98,7 @@ class SpeedSpec(_Strict):
     threads: int | None = Field(default=None, ge=1)
     """Torch threads of every process; None leaves the default."""
     twin: bool = True
-    """Time the first method a second time under another name: the noise floor."""
+    """Time one method, of the quickest family, a second time under another name: the noise floor."""
     match: Names = Field(default_factory=list)
     """Levels at which methods are timed, e.g. ``kept=0.5``, ``psnr=30``, or ``psnr`` for the middle of what all reach;
     the settings are found on the quality rows of the same clips. Empty times the settings as they are."""
