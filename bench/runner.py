@@ -403,7 +403,7 @@ class Workbench:
 
         how = {"device": str(self.device), "dtype": self.spec.dtype, "seed": self.spec.seed}
         if job.pass_ == "quality":
-            return {**how, **quality.identity(self.spec.lpips)}
+            return {**how, **quality.identity(self.spec.lpips, self.spec.profile)}
         speed = self.spec.speed
         return {**how, "scenario": speed.scenario, "launch": job.launch, "threads": speed.threads}
 
@@ -504,7 +504,7 @@ class Workbench:
     def _quality(self, job: Job, sight: Sight, clip: Clip, method: Method, todo: list[Point]) -> Iterator[Event]:
         import torch
 
-        from avtbench.bench.metrics import quality, rate
+        from avtbench.bench.metrics import conventions, rate
         from avtbench.methods.contract import Tokens
         from avtbench.methods.stages import counting
 
@@ -537,7 +537,9 @@ class Workbench:
                     row["evaluations"] = {k: encodes.get(k, 0) + nfe.get(k, 0) for k in {**encodes, **nfe}}
                     with self._spending("metrics"):
                         row["rate"] = rate.count(tokens)
-                        row["quality"] = quality.measure(original.to(video.device), video, lpips=self.spec.lpips)
+                        row["quality"] = conventions.measure(
+                            self.spec.profile, original.to(video.device), video, lpips=self.spec.lpips
+                        )
                     if job.preview:
                         preview = picture(point.key, clip, video, tokens)
                 status, reason = failed or (Status.DONE, "")
