@@ -601,29 +601,29 @@ def fvd(
 @app.command(epilog="Example: avtbench claims lit-31x")
 def claims(
     ids: Annotated[
-        list[str], typer.Argument(help="Claims to judge; all where none is given.", show_default=False)
+        list[str],
+        typer.Argument(help="Claims to judge, by id or the beginning of one; all where none is given.",
+                       show_default=False),
     ] = [],  # noqa: B006
-    store: StoreOption = STORE,
-) -> None:
+    store: Annotated[
+        Path | None, typer.Option("--store", help="SQLite file with every result.", show_default=str(STORE))
+    ] = None,
+) -> None:  # fmt: skip
     """Judge published claims by what is stored: reproduced or not, by how much, and what would test the rest."""
     from collections import Counter
 
-    from avtbench.bench.errors import UserError, did_you_mean
     from avtbench.bench.store import Store
     from avtbench.reports import claims as ledger
 
     entries = ledger.load()
-    known = [claim.id for claim in entries]
-    for wanted in ids:
-        if wanted not in known:
-            raise UserError(f"there is no claim {wanted}; {did_you_mean(wanted, known)}")
+    wanted = {ledger.find(given, entries).id for given in ids}
     rows, environments = [], {}
-    if store.is_file():
-        with Store(store, create=False) as opened:
+    if store is not None or STORE.is_file():  # a store that was named has to be there
+        with Store(store or STORE, create=False) as opened:
             unique = {row.key: row for entry in opened.runs() for row in opened.rows(entry.id)}
             rows = list(unique.values())
             environments = opened.environments(rows)
-    verdicts = ledger.judge(rows, environments, [claim for claim in entries if not ids or claim.id in ids])
+    verdicts = ledger.judge(rows, environments, [claim for claim in entries if not ids or claim.id in wanted])
     for verdict in verdicts:
         print(verdict, end="\n\n")
     counts = Counter(verdict.outcome.value for verdict in verdicts)

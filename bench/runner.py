@@ -133,8 +133,7 @@ def plan(spec: RunSpec) -> Plan:
         raise PluginError(f"no method of the shared tier can run here{said}{more}; see avtbench doctor")
     entries = [_aliased(entry, entries) for entry in entries]
     if "speed" in spec.passes and spec.speed.twin:
-        # a threshold method where there is one: a search may be too slow for its twin to get samples
-        entries.append(_twin(min(entries, key=lambda e: e.plugin.literals.get("family") != "threshold")))
+        entries.append(_twin(min(entries, key=_wait)))
     bench = replace(bench, entries=tuple(entries))
     refs = [_clips(bench.dataset(d), wanted) for d, wanted in enumerate(spec.datasets)]
     jobs = [
@@ -168,6 +167,12 @@ def _slots(
     how: tuple[Any, ...], entry: Entry, settings: tuple[float, ...], dataset: DatasetSpec, ref: ClipRef
 ) -> tuple[str, ...]:
     return tuple(identity.slot(how, entry.label, setting, dataset.label, ref.name) for setting in settings)
+
+
+def _wait(entry: Entry) -> int:
+    """Order by how long a call takes, from the family alone: the twin of a search might get no sample."""
+    families = {"threshold": 0, "bound": 1, "router": 2, "search": 3}
+    return families.get(str(entry.plugin.literals.get("family", "threshold")), len(families))
 
 
 def _twin(entry: Entry) -> Entry:
@@ -398,7 +403,7 @@ class Workbench:
 
         how = {"device": str(self.device), "dtype": self.spec.dtype, "seed": self.spec.seed}
         if job.pass_ == "quality":
-            return {**how, **quality.identity(self.spec.lpips)}
+            return {**how, **quality.identity(self.spec.lpips, self.spec.profile)}
         speed = self.spec.speed
         return {**how, "scenario": speed.scenario, "launch": job.launch, "threads": speed.threads}
 
@@ -499,7 +504,7 @@ class Workbench:
     def _quality(self, job: Job, sight: Sight, clip: Clip, method: Method, todo: list[Point]) -> Iterator[Event]:
         import torch
 
-        from avtbench.bench.metrics import quality, rate
+        from avtbench.bench.metrics import conventions, rate
         from avtbench.methods.contract import Tokens
         from avtbench.methods.stages import counting
 
@@ -532,7 +537,9 @@ class Workbench:
                     row["evaluations"] = {k: encodes.get(k, 0) + nfe.get(k, 0) for k in {**encodes, **nfe}}
                     with self._spending("metrics"):
                         row["rate"] = rate.count(tokens)
-                        row["quality"] = quality.measure(original.to(video.device), video, lpips=self.spec.lpips)
+                        row["quality"] = conventions.measure(
+                            self.spec.profile, original.to(video.device), video, lpips=self.spec.lpips
+                        )
                     if job.preview:
                         preview = picture(point.key, clip, video, tokens)
                 status, reason = failed or (Status.DONE, "")

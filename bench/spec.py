@@ -98,7 +98,7 @@ class SpeedSpec(_Strict):
     threads: int | None = Field(default=None, ge=1)
     """Torch threads of every process; None leaves the default."""
     twin: bool = True
-    """Time the first method a second time under another name: the noise floor."""
+    """Time one method, of the quickest family, a second time under another name: the noise floor."""
     match: Names = Field(default_factory=list)
     """Levels at which methods are timed, e.g. ``kept=0.5``, ``psnr=30``, or ``psnr`` for the middle of what all reach;
     the settings are found on the quality rows of the same clips. Empty times the settings as they are."""
@@ -169,6 +169,9 @@ class RunSpec(_Strict):
     view: ViewSpec = ViewSpec()
     passes: Annotated[list[Literal["quality", "speed"]], BeforeValidator(_list)] = ["quality"]
     lpips: Annotated[list[Literal["vgg", "alex", "squeeze"]], BeforeValidator(_list)] = ["squeeze"]
+    profile: Literal["tokenbench/1", "as-published-mp4/1"] = "tokenbench/1"
+    """How quality is measured: on frames in memory, or through mp4 as published tables often did. One for the whole
+    run, since two never share a table; see :mod:`avtbench.bench.metrics.profiles`."""
     previews: int = Field(default=3, ge=0)
     """Clips of which pictures are kept for the report."""
     seed: int = Field(default=0, ge=0)

@@ -21,13 +21,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from avtbench.bench import environment
+from avtbench.bench.errors import UserError, did_you_mean
 from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Row, Status
 from avtbench.bench.timing import statistics
 from avtbench.reports import computed_claims
+from avtbench.reports.selectors import Selector, select, words
 
 LEDGER = Path(__file__).parent / "claims.yaml"
 PARTLY = "not measured in full"
@@ -73,10 +75,6 @@ class Tolerance(_Entry):
         return published / (1 + self.relative), published * (1 + self.relative)
 
 
-Selector = dict[str, Any]
-"""Field of a row (``method``, ``timing.dtype``, ``parameters.window``) -> value or list of values."""
-
-
 class Reading(_Entry):
     """One way of understanding a claim: refines the selectors of its test."""
 
@@ -85,6 +83,8 @@ class Reading(_Entry):
     fast: Selector = Field(default_factory=dict)
     rows: Selector = Field(default_factory=dict)
     side: statistics.Side = "end to end"
+    beside: bool = False
+    """Not how the source measured: printed to compare with, decides nothing."""
 
 
 class SpeedUpTest(_Entry):
@@ -111,11 +111,21 @@ class MeasureTest(_Entry):
 
 
 class ComputedTest(_Entry):
-    """A computation of :mod:`avtbench.reports.computed_claims` on stored rows or on the inputs declared here."""
+    """A computation of :mod:`avtbench.reports.computed_claims` on the inputs declared here, or on stored rows too."""
 
     kind: Literal["computed"]
     computation: str
     inputs: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def from_rows(self) -> bool:
+        """Whether stored rows can change the outcome."""
+        return self.computation in computed_claims.FROM_ROWS
+
+    def run(self, rows: Sequence[Row]) -> list[computed_claims.Computed]:
+        if self.from_rows:
+            return computed_claims.FROM_ROWS[self.computation](rows, self.inputs)
+        return computed_claims.FROM_DEFINITIONS[self.computation](self.inputs)
 
 
 Test = Annotated[SpeedUpTest | MeasureTest | ComputedTest, Field(discriminator="kind")]
@@ -142,8 +152,20 @@ class Claim(_Entry):
     """Why rows that match may still be something else than what was published; a miss then decides nothing."""
     needs: str = ""
     """What has to be had before the command can run, e.g. official weights."""
+    left_out: str = ""
+    """What the same row of the source states besides and is not judged, and why."""
     test: Test
-    command: str
+    command: str = ""
+    """What would measure it; empty where no stored row can change the verdict."""
+
+    @model_validator(mode="after")
+    def _commanded(self) -> Claim:
+        settled = isinstance(self.test, ComputedTest) and not self.test.from_rows
+        if settled == bool(self.command):
+            raise ValueError(
+                f"{self.id}: {'no row enters its computation: leave out' if settled else 'give'} a command"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -196,7 +218,11 @@ class Verdict:
         lines = [f"{self.claim.id}: {self.outcome.value}. {self.claim.statement}", f"  {self.why}"]
         lines += [f"  {m}" for m in self.measurements]
         lines.append(f"  {self.hardware}")
-        if self.outcome is not Outcome.REPRODUCED and self.claim.command:
+        if self.claim.left_out:
+            lines.append(f"  left out: {self.claim.left_out}")
+        if not self.claim.command:
+            lines.append("  computed from the published definitions; no stored row can change it")
+        elif self.outcome is not Outcome.REPRODUCED:
             lines.append(f"  {self.claim.command}")
         return "\n".join(lines)
 
@@ -228,6 +254,18 @@ def load(path: Path = LEDGER) -> list[Claim]:
     return claims
 
 
+def find(given: str, claims: Sequence[Claim]) -> Claim:
+    """The claim of that id, or the only one whose id begins so; raises :class:`UserError` in one line."""
+    exact = [claim for claim in claims if claim.id == given]
+    found = exact or [claim for claim in claims if claim.id.startswith(given)]
+    if len(found) > 1:
+        some = " and ".join(claim.id for claim in found[:2])
+        raise UserError(f"{len(found)} claims begin with {given}, such as {some}; name one of them")
+    if not found:
+        raise UserError(f"there is no claim {given}; {did_you_mean(given, [claim.id for claim in claims])}")
+    return found[0]
+
+
 def judge(
     rows: Sequence[Row],
     environments: Mapping[str, environment.Fingerprint] | None = None,
@@ -246,10 +284,9 @@ def _judge(claim: Claim, rows: Sequence[Row], environments: Mapping[str, environ
     if isinstance(test, ComputedTest):
         measured = [
             _measurement(claim, m.reading, m.metric, m.value, m.low, m.high, m.n, "computed", note=m.note)
-            for m in computed_claims.COMPUTATIONS[test.computation](rows, test.inputs)
+            for m in test.run(rows)
         ]
-        return _combine(claim, measured, list(dict.fromkeys(m.reading for m in measured)), [])
-    readings = [reading.name for reading in test.readings]
+        return _combine(claim, measured, [(m.reading, m.metric) for m in measured], [])
     measured, missing = [], []
     for reading in test.readings:
         if isinstance(test, SpeedUpTest):
@@ -258,36 +295,43 @@ def _judge(claim: Claim, rows: Sequence[Row], environments: Mapping[str, environ
             found, absent = _measure(claim, test, reading, rows, environments)
         measured += found
         missing += absent
-    return _combine(claim, measured, readings, missing)
+    due = [(r.name, metric) for r in test.readings if not r.beside for metric in claim.published]
+    return _combine(claim, measured, due, missing)
 
 
-def _combine(claim: Claim, measured: list[Measurement], readings: list[str], missing: list[str]) -> Verdict:
-    """One verdict from the outcomes of all measurements."""
-    absent = list(dict.fromkeys(missing))
-    if claim.needs_hardware and measured:
-        fitting = [m for m in measured if claim.needs_hardware.lower() in m.where.lower()]
-        if not fitting:
+def _combine(claim: Claim, measured: list[Measurement], due: list[tuple[str, str]], missing: list[str]) -> Verdict:
+    """One verdict from the outcomes of all measurements.
+
+    due: (reading, metric) of everything that decides; the claim is decided only where each of them was measured.
+    """
+    deciding = [m for m in measured if (m.reading, m.metric) in due]
+    if claim.needs_hardware and deciding:
+        deciding = [m for m in deciding if claim.needs_hardware.lower() in m.where.lower()]
+        if not deciding:
             why = f"an absolute time, published on {claim.hardware}; measured on other hardware only"
             return Verdict(claim, Outcome.NOT_TESTABLE, why, tuple(measured))
-        measured = fitting
+    shown = tuple(deciding) if claim.needs_hardware else tuple(measured)
     if not measured:
         needs = f" Needs {claim.needs}." if claim.needs else ""
-        return Verdict(claim, Outcome.NOT_TESTABLE, f"Missing: {'; '.join(absent) or 'stored rows'}.{needs}")
-    outcomes = {m.outcome for m in measured}
+        absent = "; ".join(dict.fromkeys(missing)) or "stored rows"
+        return Verdict(claim, Outcome.NOT_TESTABLE, f"Missing: {absent}.{needs}")
+    unsaid = f"; the source does not say {'; '.join(claim.open)}" if claim.open else ""
+    found = {(m.reading, m.metric) for m in deciding}
+    readings = {reading for reading, _ in found}
+    left = [reading if reading not in readings else f"{metric} of {reading}" for reading, metric in due
+            if (reading, metric) not in found]  # fmt: skip
+    tally = _tally(deciding) or "measured as the source did not"
+    if left:
+        why = f"{tally}; not measured: {', '.join(dict.fromkeys(left))}{unsaid}"
+        return Verdict(claim, Outcome.UNDER_SPECIFIED if claim.open else Outcome.INCONCLUSIVE, why, shown)
+    outcomes = {m.outcome for m in deciding}
     agreed = outcomes.pop() if len(outcomes) == 1 else None
-    tally = _tally(measured)
     if claim.ambiguous and agreed is Outcome.NOT_REPRODUCED:
-        return Verdict(claim, Outcome.INCONCLUSIVE, f"{tally}; {claim.ambiguous}", tuple(measured))
-    if claim.open:
-        unmeasured = [name for name in readings if name not in {m.reading for m in measured}]
-        unsaid = "the source does not say " + "; ".join(claim.open)
-        if unmeasured:
-            why = f"{tally}; not measured: {', '.join(unmeasured)}; {unsaid}"
-            return Verdict(claim, Outcome.UNDER_SPECIFIED, why, tuple(measured))
-        if agreed is None:
-            return Verdict(claim, Outcome.UNDER_SPECIFIED, f"readings disagree: {tally}; {unsaid}", tuple(measured))
-        return Verdict(claim, agreed, f"all readings agree: {tally}", tuple(measured))
-    return Verdict(claim, agreed or Outcome.INCONCLUSIVE, tally, tuple(measured))
+        return Verdict(claim, Outcome.INCONCLUSIVE, f"{tally}; {claim.ambiguous}", shown)
+    if claim.open and agreed is None:
+        return Verdict(claim, Outcome.UNDER_SPECIFIED, f"readings disagree: {tally}{unsaid}", shown)
+    told = f"all readings agree: {tally}" if claim.open else tally
+    return Verdict(claim, agreed or Outcome.INCONCLUSIVE, told, shown)
 
 
 def _tally(measured: Sequence[Measurement]) -> str:
@@ -333,7 +377,7 @@ def _speed_up(
     selectors = [{"pass_": "speed", **test.slow, **reading.slow}, {"pass_": "speed", **test.fast, **reading.fast}]
     sides = [_configurations(select(rows, s)) for s in selectors]
     missing = [
-        f"speed rows of {_words(base if not select(rows, base) else refined)}"
+        f"speed rows of {words(base if not select(rows, base) else refined)}"
         for base, refined, found in zip((test.slow, test.fast), selectors, sides, strict=True)
         if not found
     ]
@@ -359,7 +403,7 @@ def _speed_up(
                 )
             )  # fmt: skip
     if not found and not missing:
-        missing.append(f"{_words(selectors[0])} and {_words(selectors[1])} timed together, on the same clips")
+        missing.append(f"{words(selectors[0])} and {words(selectors[1])} timed together, on the same clips")
     return found, missing
 
 
@@ -383,12 +427,12 @@ def _measure(
 ) -> tuple[list[Measurement], list[str]]:
     selector = {**test.rows, **reading.rows}
     groups = _configurations(select(rows, selector))
-    missing = [] if groups else [f"rows of {_words(selector if select(rows, test.rows) else test.rows)}"]
+    missing = [] if groups else [f"rows of {words(selector if select(rows, test.rows) else test.rows)}"]
     found = []
     for group in groups:
         kept = [k for row in group if (k := MEASURES["kept_fraction"].value(row)) is not None]
         if test.kept_fraction is not None and (not kept or abs(fmean(kept) - test.kept_fraction) > RATE_WITHIN):
-            missing.append(f"a setting of {_words(selector)} that keeps {test.kept_fraction:.0%}")
+            missing.append(f"a setting of {words(selector)} that keeps {test.kept_fraction:.0%}")
             continue
         for metric in claim.published:
             by_clip: dict[str, list[float]] = {}
@@ -399,13 +443,15 @@ def _measure(
                         value / (row.frames if test.per_frame else 1)
                     )
             if not by_clip:
-                missing.append(f"{metric} of {_words(selector)}")
+                missing.append(f"{metric} of {words(selector)}")
                 continue
             values = [fmean(v) for v in by_clip.values()]
             low, high = statistics.bootstrap(values, np.mean)
             partial = test.clips is not None and len(values) < test.clips
             n = f"{len(values)} of {test.clips} clips" if test.clips else f"{len(values)} clips"
             note = f"{_configuration(group[0])}{'; a part of the data set decides nothing' if partial else ''}"
+            if metric == "psnr" and (ceilings := [c for row in group if (c := MEASURES["psnr_ceiling"].value(row))]):
+                note += f"; the codec alone reaches {fmean(ceilings):.2f} dB"
             found.append(
                 _measurement(
                     claim, reading.name, metric, fmean(values), low, high, n, _where(group[0], environments),
@@ -413,24 +459,6 @@ def _measure(
                 )
             )  # fmt: skip
     return found, missing
-
-
-def select(rows: Iterable[Row], selector: Selector) -> list[Row]:
-    """Rows of which every named field has the value, or one of the values, that the selector gives (no A/A twins)."""
-    return [row for row in rows if not row.alias and all(_holds(row, k, v) for k, v in selector.items())]
-
-
-def _holds(row: Row, field: str, wanted: Any) -> bool:
-    value: Any = row
-    for part in field.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
-    options = wanted if isinstance(wanted, list) else [wanted]
-    return any(
-        math.isclose(value, option, rel_tol=1e-6)
-        if isinstance(option, float) and isinstance(value, (int, float))
-        else value == option
-        for option in options
-    )
 
 
 def _configurations(rows: Iterable[Row]) -> list[list[Row]]:
@@ -480,13 +508,6 @@ def _configuration(row: Row) -> str:
     name = f"{row.method} on {row.tokenizer}" if row.tokenizer else row.method
     setting = "" if row.setting is None else f" at {row.setting_name or 'setting'} {row.setting:g}"
     return f"{name}{setting}, {row.frames}x{row.height}x{row.width}, weights {row.weights}"
-
-
-def _words(selector: Selector) -> str:
-    def text(value: Any) -> str:
-        return " or ".join(str(v) for v in value) if isinstance(value, list) else str(value)
-
-    return ", ".join(f"{k.removesuffix('_')} {text(v)}" for k, v in selector.items() if k != "pass_")
 
 
 def _number(value: float) -> str:

@@ -1,13 +1,13 @@
-"""Claims that a computation answers: no model, only stored rows or numbers declared with the claim.
+"""Claims that a computation answers: no model, only published definitions, or those and what stored rows counted.
 
-Each function takes the stored rows and the claim's ``inputs`` and returns what it computed, one :class:`Computed` per
-reading. The judging is done by :mod:`avtbench.reports.claims`.
+Each function takes the claim's ``inputs`` (those of :data:`FROM_ROWS` the stored rows as well) and returns what it
+computed, one :class:`Computed` per reading. The judging is done by :mod:`avtbench.reports.claims`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from avtbench.bench.rows import Row
 from avtbench.bench.timing import statistics
+from avtbench.reports.selectors import select
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def published_search(smallest: int, least: int, most: int) -> Iterator[int]:
             return
 
 
-def search_off_by_one(rows: Sequence[Row], inputs: Mapping[str, Any]) -> list[Computed]:
+def search_off_by_one(inputs: Mapping[str, Any]) -> list[Computed]:
     """Share of smallest passing counts for which the published search returns one token too few.
 
     inputs: ``ranges``: name -> [least, most] tokens of a block.
@@ -64,52 +65,71 @@ def search_off_by_one(rows: Sequence[Row], inputs: Mapping[str, Any]) -> list[Co
 
 
 def search_evaluations(rows: Sequence[Row], inputs: Mapping[str, Any]) -> list[Computed]:
-    """Encoder-decoder passes of a block: the probes of the published search, and with the pass that commits its answer.
+    """Encoder-decoder passes of a block: the probes of the published search, and with the pass that commits its answer;
+    and of the whole clip, where every chunk is passed once more at the end.
 
-    inputs: ``range``: [least, most]; ``frames``, ``frames_per_block``, ``blocks_per_chunk``: for the whole clip, where
-    every chunk is passed once more at the end.
+    inputs: ``range``: [least, most] tokens; ``frames``, ``frames_per_block``, ``blocks_per_chunk`` of the clip, whose
+    frames beyond the last whole block are dropped, as the released code does; ``counted``: selector of stored rows on
+    such clips; ``network``: the one in their counts that runs once a pass. Rows under a declared trace count nothing:
+    their search length was given, not found.
     """
     least, most = inputs["range"]
-    probes = [len(list(published_search(n, least, most))) for n in range(least, most + 1)]
+    probes = [float(len(list(published_search(n, least, most)))) for n in range(least, most + 1)]
     blocks = inputs["frames"] // inputs["frames_per_block"]
     final = math.ceil(blocks / inputs["blocks_per_chunk"])
-    n = f"all {len(probes)} smallest passing counts"
 
-    def reading(name: str, count: Callable[[float], float]) -> Computed:
-        mean = count(fmean(probes))
-        return Computed(name, "evaluations", mean, mean, mean, n, f"{count(min(probes))} to {count(max(probes))}")
+    def readings(probes: Sequence[float], n: str, source: str, note: str = "") -> list[Computed]:
+        counts: dict[str, list[float]] = {
+            "probes of a block": [*probes],
+            "probes and commit of a block": [p + 1 for p in probes],
+            f"sequential passes of a clip of {inputs['frames']} frames ({blocks} blocks, the rest dropped)": [
+                blocks * (p + 1) + final for p in probes
+            ],
+        }
+        return [
+            Computed(
+                f"{name}, {source}", "evaluations", (mean := fmean(found)), mean, mean, n,
+                "; ".join([f"{min(found):.4g} to {max(found):.4g}", *([note] if note else [])]),
+            )
+            for name, found in counts.items()
+        ]  # fmt: skip
 
-    return [
-        reading("probes of a block", lambda p: p),
-        reading("probes and commit of a block", lambda p: p + 1),
-        reading(f"sequential passes of a clip of {inputs['frames']} frames", lambda p: blocks * (p + 1) + final),
-    ]
+    selected = select(rows, {**inputs["counted"], "frames": inputs["frames"]})
+    found = [row for row in selected if not row.parameters.get("forced")]
+    declared = len(selected) - len(found)
+    note = f"{declared} stored under a declared trace, which counts nothing" if declared else ""
+    measured = readings(probes, f"all {len(probes)} smallest passing counts", "by the published search", note)
+    for method in sorted({row.method for row in found}):
+        passes = [row.evaluations[inputs["network"]] for row in found if row.method == method]
+        a_block = [(n - final) / blocks - 1 for n in passes]
+        measured += readings(a_block, f"{len(passes)} stored rows", f"counted in rows of {method}")
+    return measured
 
 
 def flops_explain_time(rows: Sequence[Row], inputs: Mapping[str, Any]) -> list[Computed]:
     """Ratio of FLOPs, to hold against a published ratio of times: equal where both ran equally efficiently.
 
-    inputs: ``slow`` and ``fast``: each ``method`` (and ``tokenizer``) whose stored FLOPs at ``frames`` x ``side`` x
-    ``side`` are used where there are rows, and ``teraflops`` declared for where there are none.
+    inputs: ``slow`` and ``fast``: each ``teraflops``, declared, and ``rows``, a selector of the stored rows whose FLOPs
+    at ``frames`` x ``side`` x ``side`` make a second reading; an end without such rows stays as declared in it.
     """
-    found, notes = {}, []
-    for end in ("slow", "fast"):
-        given = inputs[end]
-        stored = [
-            flops
-            for row in rows
-            if row.timing is not None
-            and row.method == given.get("method")
-            and given.get("tokenizer", row.tokenizer) == row.tokenizer
-            and (row.frames, row.height, row.width) == (inputs["frames"], inputs["side"], inputs["side"])
-            and (flops := statistics.cost(row.timing)[1]) is not None
-        ]
-        found[end] = fmean(stored) / 1e12 if stored else float(given["teraflops"])
-        notes.append(f"{found[end]:.4g} TF {'counted in stored rows' if stored else 'declared'}")
-    ratio = found["slow"] / found["fast"]
-    return [
-        Computed("ratio of FLOPs", "ratio", ratio, ratio, ratio, f"{inputs['frames']} frames", " against ".join(notes))
-    ]
+    size = {"frames": inputs["frames"], "height": inputs["side"], "width": inputs["side"]}
+    declared = {end: float(inputs[end]["teraflops"]) for end in ("slow", "fast")}
+    counted = {}
+    for end in declared:
+        timed = [row.timing for row in select(rows, {**inputs[end]["rows"], **size}) if row.timing is not None]
+        flops = [n for timing in timed if (n := statistics.cost(timing)[1]) is not None]
+        if flops:
+            counted[end] = fmean(flops) / 1e12
+
+    def reading(name: str, teraflops: Mapping[str, float], by_rows: Container[str]) -> Computed:
+        ratio = teraflops["slow"] / teraflops["fast"]
+        told = (
+            f"{n:.4g} TF {'counted in stored rows' if end in by_rows else 'declared'}" for end, n in teraflops.items()
+        )
+        return Computed(name, "ratio", ratio, ratio, ratio, f"{inputs['frames']} frames", " against ".join(told))
+
+    found = [reading("declared FLOPs", declared, ())]
+    return [*found, reading("counted FLOPs", declared | counted, counted)] if counted else found
 
 
 def psnr_wrapped(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
@@ -122,7 +142,7 @@ def psnr_wrapped(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
-def uint8_wrap(rows: Sequence[Row], inputs: Mapping[str, Any]) -> list[Computed]:
+def uint8_wrap(inputs: Mapping[str, Any]) -> list[Computed]:
     """What the wrapped PSNR is where the true one is known, over plausible shapes of the error's distribution.
 
     inputs: ``psnr``: the true one in dB; ``shapes``: exponents p of exp(-|e / s|^p), 2 being Gaussian, 1 Laplacian.
@@ -146,11 +166,15 @@ def uint8_wrap(rows: Sequence[Row], inputs: Mapping[str, Any]) -> list[Computed]
             min(wrapped),
             max(wrapped),
             f"{len(wrapped)} shapes",
-            "the pixels themselves decide; they need the official weights",
+            "the pixels themselves decide: avtbench conventions shows it on a clip and its reconstruction",
         )
     ]
 
 
-COMPUTATIONS: dict[str, Callable[[Sequence[Row], Mapping[str, Any]], list[Computed]]] = {
-    f.__name__: f for f in (search_off_by_one, search_evaluations, flops_explain_time, uint8_wrap)
+FROM_DEFINITIONS: dict[str, Callable[[Mapping[str, Any]], list[Computed]]] = {
+    f.__name__: f for f in (search_off_by_one, uint8_wrap)
+}
+"""Computations that no stored row can change."""
+FROM_ROWS: dict[str, Callable[[Sequence[Row], Mapping[str, Any]], list[Computed]]] = {
+    f.__name__: f for f in (search_evaluations, flops_explain_time)
 }

@@ -228,6 +228,8 @@ def _page(
         ("details", "Environment and raw data", True),
     ]
     profile = f"Metric profile {points['profile'].iloc[0]}" if len(points) else "No quality points"
+    if points["psnr_ceiling"].notna().any():
+        profile += f", whose codec alone reaches {points['psnr_ceiling'].mean():.2f} dB"
     return html.render(
         pictures,
         title=title,

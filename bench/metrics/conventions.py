@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -19,13 +19,18 @@ from avtbench.bench.metrics import quality as canonical
 from avtbench.bench.rows import Quality
 
 Video = Tensor | np.ndarray | str | Path
+Columns = Sequence[str | canonical.FrameMetric]
 
 
-def measure(name: str, original: Tensor, reconstruction: Tensor) -> Quality:
-    """Measure a pair of clips under a profile. Arguments and errors as in :func:`quality.measure`."""
+def measure(name: str, original: Tensor, reconstruction: Tensor, lpips: Columns = ()) -> Quality:
+    """Measure a pair of clips under a profile. Arguments and errors as in :func:`quality.measure`.
+
+    LPIPS columns are those of the pixels that the profile compares; only ``tokenbench/1`` and ``as-published-mp4/1``
+    have them.
+    """
     profile = profiles.get(name)
     canonical.check_pair(original, reconstruction)
-    return _MEASURED[profile.name](original, reconstruction)
+    return _MEASURED[profile.name](original, reconstruction, lpips)
 
 
 def table(clip: Video, recon: Video) -> pandas.DataFrame:
@@ -85,15 +90,15 @@ def _extent(video: Tensor) -> str:
 # how the sums are measured
 
 
-def _raw(name: str, ssim: bool) -> Callable[[Tensor, Tensor], Quality]:
-    def measured(original: Tensor, reconstruction: Tensor) -> Quality:
+def _raw(name: str, ssim: bool) -> Callable[[Tensor, Tensor, Columns], Quality]:
+    def measured(original: Tensor, reconstruction: Tensor, lpips: Columns) -> Quality:
         found = canonical.measure(original, reconstruction)
         return found.model_copy(update={"profile": name, "frame_ssim": found.frame_ssim if ssim else []})
 
     return measured
 
 
-def _with_gaussian_ssim(original: Tensor, reconstruction: Tensor) -> Quality:
+def _with_gaussian_ssim(original: Tensor, reconstruction: Tensor, lpips: Columns) -> Quality:
     similarity = []
     for x, y in zip(original, reconstruction, strict=True):
         exact = y.float() / 255 if y.dtype == torch.uint8 else y.float().clamp(0, 1)
@@ -124,10 +129,11 @@ def gaussian_ssim(original: Tensor, reconstruction: Tensor) -> float:
     )
 
 
-def _through_mp4(original: Tensor, reconstruction: Tensor) -> Quality:
+def _through_mp4(original: Tensor, reconstruction: Tensor, lpips: Columns) -> Quality:
+    canonical.check_finite(reconstruction)
     source = original.cpu()
     x, y = mp4_round_trip(source), mp4_round_trip(canonical.to_uint8(reconstruction).cpu())
-    found = canonical.measure(x, y)
+    found = canonical.measure(x.to(reconstruction.device), y.to(reconstruction.device), lpips)
     ceiling = canonical.measure(source, x).frame_sse
     return found.model_copy(update={"profile": "as-published-mp4/1", "ceiling_sse": ceiling})
 
@@ -151,7 +157,7 @@ def mp4_round_trip(video: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(frames))
 
 
-def _wrapped(original: Tensor, reconstruction: Tensor) -> Quality:
+def _wrapped(original: Tensor, reconstruction: Tensor, lpips: Columns) -> Quality:
     x, y = original.cpu(), canonical.to_uint8(reconstruction).cpu()
     sums = []
     for a, b in zip(x, y, strict=True):
@@ -161,7 +167,7 @@ def _wrapped(original: Tensor, reconstruction: Tensor) -> Quality:
     return found.model_copy(update={"profile": "tokenbench-uint8wrap/0", "frame_sse": sums, "frame_sse_float": []})
 
 
-_MEASURED: dict[str, Callable[[Tensor, Tensor], Quality]] = {
+_MEASURED: dict[str, Callable[[Tensor, Tensor, Columns], Quality]] = {
     profiles.CANONICAL: canonical.measure,
     "frame-mean/1": _raw("frame-mean/1", ssim=True),
     "vidtok/1": _with_gaussian_ssim,

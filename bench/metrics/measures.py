@@ -117,6 +117,8 @@ MEASURES: dict[str, Measure] = {
         Measure("psnr_frame_mean", "PSNR, mean of frames (frame-mean/1)", "dB", "higher", 2, _reread("frame-mean/1")),
         Measure("mse_elastictok", "MSE of 4-frame blocks (elastictok-mse/1)", "on [-1, 1]", "lower", 5,
                 _reread("elastictok-mse/1", lambda q: fmean(profiles.block_mse(q)))),
+        Measure("psnr_ceiling", "PSNR of the codec alone", "dB", "higher", 2,
+                lambda r: profiles.ceiling(r.quality) if r.quality else None),
         Measure("kept_fraction", "kept tokens", "fraction", "lower", 3, _rate(kept_fraction)),
         Measure("kept", "kept tokens", "tokens per clip", "lower", 0, _rate(lambda rate: rate.kept)),
         Measure("total", "tokens of the full grid", "tokens per clip", "neither", 0, _rate(lambda rate: rate.total)),

@@ -58,12 +58,12 @@ def measure(original: Tensor, reconstruction: Tensor, lpips: Sequence[str | Fram
     )
 
 
-def identity(lpips: Sequence[str] = ()) -> dict[str, Any]:
+def identity(lpips: Sequence[str] = (), profile: str = PROFILE) -> dict[str, Any]:
     """What decides the numbers besides the pixels: the profile, and the backbone of each LPIPS column.
 
     A part of a row's key, so that a row measured without a backbone is measured again once there is one.
     """
-    return {"profile": PROFILE, "lpips": {net: load(net).digest or "absent" for net in sorted(set(lpips))}}
+    return {"profile": profile, "lpips": {net: load(net).digest or "absent" for net in sorted(set(lpips))}}
 
 
 def to_uint8(video: Tensor) -> Tensor:

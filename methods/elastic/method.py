@@ -10,6 +10,7 @@ from torch import Tensor
 
 from avtbench.methods.contract import ContractError, Family, Tokens
 from avtbench.methods.elastic.network import ElasticAdapter, ElasticConfig, prefix_mask, prefix_order
+from avtbench.methods.forced import Forced
 from avtbench.methods.latents import LatentMethod, Latents
 from avtbench.methods.placement import seeded
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
@@ -27,6 +28,9 @@ class ElasticTokStyle(LatentMethod):
     adapter_weights: a file written by ``avtbench train elastictok-style``; None takes the shipped one; ``random`` is
                      for timing alone.
     least: smallest count tried, as a fraction of the frame's tokens (ElasticTok: 128 of 2048).
+    forced: ``{"probes": 12, "kept": 512}``: a declared trace for timing, every latent frame taking that many probes and
+           keeping that many tokens; with ``"run": 1`` only so many probes are made, and :attr:`shortened` says what
+           they stand for. None searches.
     """
 
     name: ClassVar[str] = "elastictok-style"
@@ -36,7 +40,13 @@ class ElasticTokStyle(LatentMethod):
     setting_unit: ClassVar[str] = "on [-1, 1], per latent frame"
     default_settings: ClassVar[tuple[float, ...]] = (0.004, 0.01, 0.025, 0.06)
 
-    def __init__(self, tokenizer: FrozenTokenizer, adapter_weights: str | None = None, least: float = 0.0625) -> None:
+    def __init__(
+        self,
+        tokenizer: FrozenTokenizer,
+        adapter_weights: str | None = None,
+        least: float = 0.0625,
+        forced: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__(tokenizer)
         if adapter_weights == "random":
             self.weights, self.adapter_digest = "random", "random"
@@ -50,10 +60,18 @@ class ElasticTokStyle(LatentMethod):
         if not 0 < least <= 1:
             raise ContractError(f"{self.name}: least is {least:g}, expected a fraction above 0 and up to 1")
         self.least = least
+        self.forced = Forced.given(self.name, forced)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        return {**super().parameters, "adapter_digest": self.adapter_digest, "least": self.least}
+        forced = {} if self.forced is None else {"forced": self.forced.as_dict()}
+        return {**super().parameters, "adapter_digest": self.adapter_digest, "least": self.least, **forced}
+
+    @property
+    def shortened(self) -> Mapping[str, float]:
+        """Stages of which a call makes only a part, with what one made evaluation stands for."""
+        share = 1.0 if self.forced is None else self.forced.share
+        return {"select/search/probe": share} if share > 1 else {}
 
     def check_setting(self, setting: float) -> float:
         target = super().check_setting(setting)
@@ -108,18 +126,27 @@ class ElasticTokStyle(LatentMethod):
         return self.select(latents, setting).keep
 
     def _search(self, frame: Tensor, context: Tensor, state: Any, latents: Latents, k: int, target: float) -> int:
-        h, w = frame.shape[2:]
-        low, high, best = max(round(self.least * h * w), 1), h * w, h * w
+        """The token count of latent frame ``k``."""
+        positions = frame.shape[2] * frame.shape[3]
         original = self._pixels(latents, k)
-        while low <= high:
-            count = (low + high) // 2
+
+        def error(count: int) -> float:
             with self.stage("probe"):
-                keep = prefix_mask(torch.tensor([count], device=frame.device), h, w)
+                keep = prefix_mask(torch.tensor([count], device=frame.device), *frame.shape[2:])
                 rebuilt = self._unpack(self._pack(frame, context, keep), context, keep)
                 decoded = self._decode_probe(rebuilt, state, latents, k)
                 with self.stage("error"):
-                    error = float((decoded - original).square().mean())
-            if error < target:
+                    return float((decoded - original).square().mean())
+
+        if self.forced is not None:
+            self.forced.check(positions)
+            for _ in range(self.forced.made):
+                error(self.forced.kept)
+            return self.forced.kept
+        low, high, best = max(round(self.least * positions), 1), positions, positions
+        while low <= high:
+            count = (low + high) // 2
+            if error(count) < target:
                 best, high = count, count - 1
             else:
                 low = count + 1

@@ -37,7 +37,6 @@ from avtbench.methods.elastictok.config import SIZES, ElasticTokConfig
 from avtbench.methods.elastictok.frames import patchify, to_uint8, to_unit, unpatchify
 from avtbench.methods.elastictok.network import ElasticTok, KVCache, Pass, activations
 from avtbench.methods.elastictok.search import (
-    Forced,
     Search,
     Tokenized,
     binary_search,
@@ -52,7 +51,6 @@ __all__ = [
     "CheckpointError",
     "ElasticTok",
     "ElasticTokConfig",
-    "Forced",
     "KVCache",
     "Pass",
     "Search",

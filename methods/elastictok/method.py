@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
 
@@ -23,7 +23,8 @@ from avtbench.methods.elastictok import frames
 from avtbench.methods.elastictok.checkpoint import load
 from avtbench.methods.elastictok.config import SIZES, ElasticTokConfig
 from avtbench.methods.elastictok.network import ElasticTok, KVCache
-from avtbench.methods.elastictok.search import SEARCHES, Forced, Search, forced_search
+from avtbench.methods.elastictok.search import SEARCHES, Search, forced_search
+from avtbench.methods.forced import Forced
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -83,11 +84,7 @@ class _ElasticTokMethod(Method):
         self.faithful, self.search = faithful, search
         self.trailing: frames.Trailing = "drop" if trailing == "drop" else "repeat"
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
-        try:
-            self.forced = Forced(**forced) if forced else None
-        except TypeError:
-            expected = "expected probes, kept and, if short, run"
-            raise ContractError(f"{self.name}: forced is {dict(forced or {})}, {expected}") from None
+        self.forced = Forced.given(self.name, forced)
         self._source = weights
         self._seed = seed
         self._cache: KVCache | None = None
@@ -130,7 +127,7 @@ class _ElasticTokMethod(Method):
             "trailing": self.trailing,
             "dtype": str(self.dtype).removeprefix("torch."),
             "weights": self.digest,
-            "forced": None if self.forced is None else {k: v for k, v in asdict(self.forced).items() if v is not None},
+            "forced": None if self.forced is None else self.forced.as_dict(),
         }
 
     @cached_property

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avtbench.methods.contract import ContractError
 from avtbench.methods.elastictok.network import ElasticTok, KVCache
+from avtbench.methods.forced import Forced
 from avtbench.methods.stages import stage
 
 LINEAR_POINTS = 100
@@ -101,24 +101,6 @@ class Tokenized:
     def evaluations(self) -> int:
         """Network evaluations: trials + commits + 1."""
         return self.search.evaluations + 1
-
-
-@dataclass(frozen=True)
-class Forced:
-    """A declared trace for timing: every block takes ``probes`` trials and keeps ``kept`` tokens.
-
-    run: trials that are really made for each block, all alike; what the others would cost is for the clock to add.
-         None makes them all.
-    """
-
-    probes: int
-    kept: int
-    run: int | None = None
-
-    @property
-    def share(self) -> float:
-        """Declared trials for each one that is made."""
-        return self.probes / self.run if self.run else 1.0
 
 
 class _Choice(NamedTuple):
@@ -223,14 +205,11 @@ def linear_search(
 
 def forced_search(model: ElasticTok, x: Tensor, forced: Forced, *, cache: KVCache | None = None) -> Search:
     """The cost of a search of declared length and outcome: each trial runs, its loss is waited for and ignored."""
-    if forced.probes < 0 or not 1 <= forced.kept <= model.config.max_toks:
-        raise ContractError(f"forced trace {forced}: expected probes >= 0 and 1 <= kept <= {model.config.max_toks}")
-    if forced.run is not None and not 1 <= forced.run <= forced.probes:
-        raise ContractError(f"forced trace {forced}: expected 1 <= run <= {forced.probes} probes")
+    forced.check(model.config.max_toks)
 
     def declared(probe: Probe, batch: int) -> _Choice:
         ntoks = np.full(batch, forced.kept - 1)
-        for _ in range(forced.run or forced.probes):
+        for _ in range(forced.made):
             probe(ntoks)
         return _Choice(ntoks, np.zeros(batch, bool))
 

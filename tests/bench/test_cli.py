@@ -101,6 +101,9 @@ def test_points_that_fail_end_in_exit_code_1_and_one_line(avtbench, spec):
         (["report", "--store", "nowhere.sqlite"], "does not exist; expected a store"),
         (["check", "nowhere.py"], "does not exist; expected a Python file"),
         (["ls", "synthetik"], "nothing is called synthetik; did you mean synthetic?"),
+        (["claims", "--store", "nowhere.sqlite"], "nowhere.sqlite does not exist; expected a store"),
+        (["claims", "lit-31x-elastictok-vc"], "there is no claim lit-31x-elastictok-vc; did you mean lit-31x-elast"),
+        (["claims", "lit-"], "2 claims begin with lit-, such as lit-31x-elastictok-cv and lit-2x-infotok; name one"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_code_2(avtbench, spec, arguments, said):
@@ -110,6 +113,14 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(avtbench, spec, argu
     assert said in err
     assert err.startswith("avtbench: ")
     assert err.count("\n") == 1
+
+
+def test_a_claim_is_named_by_how_its_id_begins_and_needs_no_store(avtbench):
+    code, out, err = avtbench("claims", "lit-31x")
+
+    assert (code, err) == (0, "")
+    assert out.startswith("lit-31x-elastictok-cv: not testable here.")
+    assert out.endswith("0 stored rows: 1 not testable here\n")
 
 
 def test_export_says_where_it_cannot_write(avtbench, spec):

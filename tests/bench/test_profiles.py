@@ -121,6 +121,24 @@ def test_a_codec_caps_a_perfect_tokeniser(pair):
     assert profiles.ceiling(canonical.measure(*pair)) is None
 
 
+def test_columns_per_frame_see_the_coded_frames_on_both_sides(pair):
+    class Distance:
+        column = "distance"
+
+        def unable(self, height, width):
+            return None
+
+        def __call__(self, original, reconstruction):
+            seen.append((original, reconstruction))
+            return [0.0] * len(original)
+
+    seen = []
+    found = conventions.measure("as-published-mp4/1", *pair, lpips=[Distance()])
+    assert len(found.frame_lpips["distance"]) == len(pair[0])
+    assert torch.equal(torch.cat([x for x, _ in seen]), conventions.mp4_round_trip(pair[0]))
+    assert torch.equal(torch.cat([y for _, y in seen]), conventions.mp4_round_trip(canonical.to_uint8(pair[1])))
+
+
 def test_odd_sides_go_through_the_codec_too(pair):
     odd = pair[0][:3, :65, :81]
     assert conventions.mp4_round_trip(odd).shape == odd.shape

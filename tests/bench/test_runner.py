@@ -13,6 +13,7 @@ from avtbench.bench import runner
 from avtbench.bench import spec as specs
 from avtbench.bench.errors import UserError
 from avtbench.bench.rows import Status
+from avtbench.bench.spec import MethodSpec
 from avtbench.bench.store import Store, StoreError
 from avtbench.datasets.contract import ClipError
 from avtbench.methods.contract import ContractError
@@ -334,3 +335,33 @@ def _finished(path) -> int:
             return len(store.finished())
     except StoreError:
         return 0
+
+
+def test_a_run_measures_under_the_profile_it_names_and_the_two_are_points_of_their_own(store, tiny_run):
+    rows = {}
+    for profile in ("tokenbench/1", "as-published-mp4/1"):
+        outcome = runner.run(runner.plan(tiny_run(f"profile={profile}", "dataset.number=1")), store)
+        assert (outcome.finished, outcome.known) == (2, 0)
+        rows[profile] = store.rows(outcome.run)[0]
+
+    assert {name: row.quality.profile for name, row in rows.items()} == {name: name for name in rows}
+    in_memory, coded = (row.quality for row in rows.values())
+    assert (sum(in_memory.frame_sse), sum(in_memory.ceiling_sse)) == (0, 0)
+    assert sum(coded.ceiling_sse) > 0  # noise does not survive the codec, and the table says how much of it
+
+
+def test_the_noise_floor_is_measured_on_a_quick_family(write, toy, tiny_run):
+    """A threshold or a bound where there is one, not the search that happens to come first."""
+
+    def named(family):
+        source = toy.replace('family = "threshold"', f'family = "{family}"').replace('"toy"', f'"{family}"')
+        return MethodSpec(name=str(write(f"{family}.py", source)))
+
+    def twin(*families):
+        methods = [named(family) for family in families]
+        plan = runner.plan(tiny_run("passes=speed").model_copy(update={"methods": methods}))
+        return [entry.label for entry in plan.entries if entry.twin]
+
+    assert twin("search", "router", "bound") == ["bound (again)"]
+    assert twin("search", "bound", "threshold") == ["threshold (again)"]
+    assert twin("search") == ["search (again)"]

@@ -1,5 +1,6 @@
 """``avtbench speed`` and the options that it shares with ``run``: what they mean, and what is said afterwards."""
 
+import ast
 import json
 import shlex
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from avtbench.bench import cli, durations, plugins, runner
 from avtbench.bench import spec as specs
 from avtbench.bench.errors import UserError
 from avtbench.reports import claims
+from avtbench.reports.selectors import allows
 
 
 @pytest.fixture
@@ -120,8 +122,14 @@ def places(tmp_path):
     return tmp_path
 
 
-def commands():
-    return sorted({part for claim in claims.load() for part in claim.command.split(" && ")})
+def commands(*verbs):
+    parts = {part for claim in claims.load() for part in claim.command.split(" && ") if part}
+    return sorted(part for part in parts if part.split()[1] in verbs)
+
+
+def arguments(command, places):
+    """What follows the program's name, with something in every place that the user has to fill in."""
+    return shlex.split(command.replace("root=PATH", f"root={places}").replace("=SETTING", "=0.0042"))[1:]
 
 
 def unbuilt(bench, wanted):
@@ -137,21 +145,115 @@ def unbuilt(bench, wanted):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands("run", "speed"))
 def test_every_command_of_the_ledger_is_understood(command, avtbench, places, monkeypatch):
     monkeypatch.setattr(runner.Workbench, "create", unbuilt)
-    program, *arguments = shlex.split(command.replace("root=PATH", f"root={places}"))
-    code, out, err = avtbench(*arguments, "--dry-run")
+    code, out, err = avtbench(*arguments(command, places), "--dry-run")
 
-    assert (program, code, err) == ("avtbench", 0, "")
+    assert command.startswith("avtbench ")
+    assert (code, err) == (0, "")
     assert "points, 0 stored; time unknown" in out
 
 
+@pytest.mark.parametrize("command", commands("calibrate"))
+def test_calibration_waits_for_rows_alone(command, avtbench, places):
+    assert avtbench(*arguments(command, places))[2].startswith("avtbench: runs/avtbench.sqlite does not exist")
+
+
+def test_the_ledger_prints_no_other_commands():
+    assert commands("run", "speed", "calibrate") == sorted(
+        {part for claim in claims.load() for part in claim.command.split(" && ") if part}
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands("run", "speed"))
 def test_every_command_of_the_ledger_can_be_set_up(command, avtbench, places):
     """With the real methods; random weights stand for the checkpoints, which are not here."""
-    _, *arguments = shlex.split(command.replace("root=PATH", f"root={places}").replace("=PATH", "=random"))
-    code, _, err = avtbench(*arguments, "--dry-run")
+    code, _, err = avtbench(*arguments(command.replace("=PATH", "=random"), places), "--dry-run")
 
     assert (code, err) == (0, "")
+
+
+# What a command measures is what its claim looks for
+
+
+def fields(plan):
+    """The fields of the rows that a plan will give, as far as it tells; several where a setting is swept."""
+    for entry in plan.entries:
+        knobs = {k: ast.literal_eval(v) for k, v in entry.plugin.knobs.items() if v} | entry.spec.knobs
+        base = entry.spec.tokenizer or plan.spec.tokenizer if "tokenizer" in entry.plugin.knobs else None
+        given = [*knobs.values(), *(base.knobs.values() if base else [])]
+        told = {
+            "method": [entry.plugin.name], "tier": [entry.plugin.literals.get("tier", "shared")],
+            "tokenizer": [base.name if base else ""], "setting": entry.settings,
+            "weights": ["random" if "random" in given else "trained"],
+            **{f"parameters.{knob}": [value] for knob, value in knobs.items()},
+        }  # fmt: skip
+        told |= {f"parameters.forced.{k}": [v] for k, v in (knobs.get("forced") or {}).items()}
+        if "speed" in plan.spec.passes:
+            told |= {"timing.scenario": [plan.spec.speed.scenario], "timing.dtype": [plan.spec.dtype]}
+        if "quality" in plan.spec.passes:
+            told |= {"quality.profile": [plan.spec.profile]}
+        for dataset in plan.spec.datasets:
+            view = plan.spec.view_of(dataset)
+            cut = {"frames": view.frames, "height": view.size, "width": view.size}
+            cut = {name: [number] for name, number in cut.items() if number is not None}
+            yield {**told, **cut, "dataset": [dataset.label], "view.size": [view.size]}
+
+
+def may_match(told, selector):
+    """A configuration's size and the extent of clips that are taken as they are stand in no plan."""
+
+    def silent(field):
+        return field.startswith("parameters.config.") or field in ("frames", "height", "width")
+
+    return all(
+        any(allows(wanted, value) for value in told[field]) if field in told else silent(field)
+        for field, wanted in selector.items()
+    )
+
+
+def looked_for(test):
+    """(selectors of rows that one run has to give, whether they may come from two runs) for every reading of a test."""
+    if test.kind == "speed_up":
+        for reading in test.readings:
+            apart = "timing.dtype" in reading.slow and "timing.dtype" in reading.fast
+            yield [{**test.slow, **reading.slow}, {**test.fast, **reading.fast}], apart
+    elif test.kind == "measure":
+        yield from (([{**test.rows, **reading.rows}], False) for reading in test.readings)
+    elif test.computation == "flops_explain_time":
+        size = {"frames": test.inputs["frames"], "height": test.inputs["side"], "width": test.inputs["side"]}
+        yield [{**test.inputs[end]["rows"], **size} for end in ("slow", "fast")], False
+    elif test.computation == "search_evaluations":
+        yield [{**test.inputs["counted"], "frames": test.inputs["frames"]}], False
+
+
+@pytest.mark.parametrize("claim", [c for c in claims.load() if c.command], ids=lambda claim: claim.id)
+def test_a_command_measures_what_its_claim_looks_for(claim, avtbench, places, monkeypatch):
+    monkeypatch.setattr(runner.Workbench, "create", unbuilt)
+    plans = []
+    monkeypatch.setattr(cli, "_print_plan", lambda plan, *_: plans.append(plan))
+    for part in claim.command.split(" && "):
+        if part in commands("run", "speed"):
+            avtbench(*arguments(part, places), "--dry-run")
+    runs = [list(fields(plan)) for plan in plans]
+
+    for selectors, apart in looked_for(claim.test):
+        pools = [[told for run in runs for told in run]] if apart else runs
+        assert any(all(any(may_match(told, s) for told in pool) for s in selectors) for pool in pools), selectors
+
+
+def test_a_plan_that_misses_a_claim_is_told_from_one_that_meets_it(monkeypatch):
+    monkeypatch.setattr(runner.Workbench, "create", unbuilt)
+    plan = runner.plan(specs.override(specs.load("latency-table"), ["infotok"], sets=["dtype=bfloat16"]))
+    meets = {
+        "method": "infotok",
+        "frames": 33,
+        "timing.dtype": "bfloat16",
+        "parameters.window": 33,
+        "weights": "random",
+    }
+    assert any(may_match(told, meets) for told in fields(plan))
+    for other in ({"frames": 17}, {"parameters.window": 17}, {"quality.profile": "tokenbench/1"}, {"tokenizer": "x"}):
+        assert not any(may_match(told, meets | other) for told in fields(plan))

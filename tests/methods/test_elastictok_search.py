@@ -11,7 +11,6 @@ from avtbench.methods.contract import ContractError
 from avtbench.methods.elastictok import (
     ElasticTok,
     ElasticTokConfig,
-    Forced,
     Search,
     binary_search,
     forced_search,
@@ -19,6 +18,7 @@ from avtbench.methods.elastictok import (
     linear_search,
     tokenize,
 )
+from avtbench.methods.forced import Forced
 from avtbench.methods.stages import counting
 
 

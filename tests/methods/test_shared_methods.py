@@ -12,6 +12,7 @@ from avtbench.bench import plugins
 from avtbench.bench.contract_suite import Factory, checks
 from avtbench.datasets.contract import View
 from avtbench.datasets.synthetic import Synthetic
+from avtbench.methods.contract import ContractError
 from avtbench.methods.stages import counting
 from avtbench.methods.threshold import hold
 
@@ -113,6 +114,34 @@ def test_every_probe_of_the_search_is_a_reconstruction(video):
     probes = evaluations["decoder_step"] - latents.z.shape[1]  # one decoder step more for every committed frame
     assert evaluations["adapter_encoder"] == probes + latents.z.shape[1]
     assert 5 * latents.z.shape[1] <= probes <= 7 * latents.z.shape[1]
+
+
+@torch.inference_mode()
+def test_a_declared_trace_fixes_length_and_outcome_of_the_search(video):
+    method = build("elastictok-style", forced={"probes": 12, "kept": 20})
+    latents = method.encode(video)
+    frames = latents.z.shape[1]
+    with counting() as evaluations:
+        tokens = method.select(latents, 0.02)
+    assert evaluations["decoder_step"] == (12 + 1) * frames
+    assert tokens.keep.sum(1).tolist() == [20] * frames
+    assert (method.parameters["forced"], method.shortened) == ({"probes": 12, "kept": 20}, {})
+
+    short = build("elastictok-style", forced={"probes": 12, "kept": 20, "run": 2})
+    with counting() as evaluations:
+        assert torch.equal(short.select(latents, 0.02).values, tokens.values)
+    assert evaluations["decoder_step"] == (2 + 1) * frames
+    assert short.shortened == {"select/search/probe": 6.0}
+    assert "forced" not in build("elastictok-style").parameters
+
+
+@torch.inference_mode()
+def test_a_trace_that_the_frames_cannot_follow_is_refused(video):
+    with pytest.raises(ContractError, match="expected probes, kept and, if short, run"):
+        build("elastictok-style", forced={"probe": 1})
+    method = build("elastictok-style", forced={"probes": 5, "kept": 65})
+    with pytest.raises(ContractError, match="1 <= kept <= 64"):
+        method.select(method.encode(video), 0.02)
 
 
 @torch.inference_mode()

@@ -192,14 +192,12 @@ def test_flops_that_another_number_format_counted_explain_a_ratio_too():
 # What the source leaves open
 
 
-def open_claim():
-    return claim(
-        open=["the base"],
-        test={
-            "kind": "speed_up", "slow": {"method": "slow"}, "fast": {"method": "fast"},
-            "readings": [{"name": name, "fast": {"tokenizer": name}} for name in ("small", "large")],
-        },
-    )  # fmt: skip
+def open_claim(**fields):
+    test = {
+        "kind": "speed_up", "slow": {"method": "slow"}, "fast": {"method": "fast"},
+        "readings": [{"name": name, "fast": {"tokenizer": name}} for name in ("small", "large")],
+    }  # fmt: skip
+    return claim(**{"open": ["the base"], "test": test, **fields})
 
 
 def test_an_open_claim_with_readings_left_is_under_specified():
@@ -219,6 +217,13 @@ def test_an_open_claim_whose_readings_all_agree_is_decided():
     fast = [row for name in ("small", "large") for row in speed_rows("fast", 0.01, tokenizer=name)]
     found = one(open_claim(), speed_rows("slow", 0.2) + fast)
     assert (found.outcome, found.why) == (Outcome.NOT_REPRODUCED, "all readings agree: 2 of 2 not reproduced")
+
+
+def test_a_reading_that_was_not_measured_leaves_a_claim_undecided():
+    """Also where the source leaves nothing open, and where all that was measured agrees."""
+    found = one(open_claim(open=[]), speed_rows("slow", 0.2) + speed_rows("fast", 0.1, tokenizer="small"))
+    assert (found.outcome, found.why) == (Outcome.INCONCLUSIVE, "1 of 1 reproduced; not measured: large")
+    assert str(found).endswith("avtbench speed -m slow -m fast")
 
 
 # Measures
@@ -263,6 +268,50 @@ def test_every_published_metric_has_to_be_met():
         "ssim": Outcome.NOT_REPRODUCED,
     }
     assert found.outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_published_metric_that_was_not_measured_leaves_a_claim_undecided():
+    entry = measured(
+        published={"psnr": 25.0, "lpips_vgg": 0.1}, tolerance={"absolute": {"psnr": 0.3, "lpips_vgg": 0.01}}
+    )
+    found = one(entry, quality_rows(25.0))
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert found.why == "1 of 1 reproduced; not measured: lpips_vgg of mean over clips"
+
+
+def through_mp4():
+    readings = [
+        {"name": "through mp4", "rows": {"quality.profile": "as-published-mp4/1"}},
+        {"name": "in memory", "rows": {"quality.profile": "tokenbench/1"}, "beside": True},
+    ]
+    return measured(test={"kind": "measure", "rows": {"method": "infotok"}, "readings": readings})
+
+
+def coded(rows):
+    """The same rows, measured through mp4 by a codec that leaves 40 dB of a perfect reconstruction."""
+    sse = round(255**2 / 10**4.0 * 1_000_000)
+    return [
+        row.model_copy(
+            update={
+                "key": f"{row.key} coded",
+                "quality": row.quality.model_copy(update={"profile": "as-published-mp4/1", "ceiling_sse": [sse]}),
+            }
+        )
+        for row in rows
+    ]
+
+
+def test_a_number_measured_otherwise_than_published_decides_nothing():
+    found = one(through_mp4(), quality_rows(25.0))
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert found.why == "measured as the source did not; not measured: through mp4"
+
+
+def test_a_number_measured_as_published_decides_with_the_other_beside_it():
+    found = one(through_mp4(), coded(quality_rows(25.0)) + quality_rows(27.0))
+    assert (found.outcome, found.why) == (Outcome.REPRODUCED, "1 of 1 reproduced")
+    assert [m.reading for m in found.measurements] == ["through mp4", "in memory"]
+    assert "the codec alone reaches 40.00 dB" in str(found)
 
 
 def test_rows_that_may_be_something_else_never_refute():
@@ -311,19 +360,48 @@ def test_a_wrapped_psnr_agrees_with_the_error_distribution_it_is_computed_from()
     error = chance.laplace(0, 4.0, a.size).round().clip(-120, 120).astype(int)
     b = (a.astype(int) + error).astype(np.uint8)
     true = 10 * math.log10(255**2 / np.mean(error.astype(float) ** 2))
-    (found,) = computed_claims.uint8_wrap([], {"psnr": true, "shapes": [1.0]})
+    (found,) = computed_claims.uint8_wrap({"psnr": true, "shapes": [1.0]})
     assert found.value == pytest.approx(psnr_wrapped(a, b), abs=0.05)
 
 
-def test_flops_come_from_stored_rows_where_there_are_any():
+def test_flops_counted_in_stored_rows_stand_beside_the_declared_ones():
     inputs = {
-        "frames": 17, "side": 64,
-        "slow": {"method": "slow", "teraflops": 5.0}, "fast": {"method": "fast", "teraflops": 1.0},
+        "frames": 17, "side": 64, "slow": {"teraflops": 5.0, "rows": {"method": "slow"}},
+        "fast": {"teraflops": 1.0, "rows": {"method": "fast"}},
     }  # fmt: skip
     (declared,) = computed_claims.flops_explain_time([], inputs)
     assert (declared.value, declared.note) == (5.0, "5 TF declared against 1 TF declared")
-    (counted,) = computed_claims.flops_explain_time(speed_rows("slow", 1.0, flops=int(8e12)), inputs)
+    again, counted = computed_claims.flops_explain_time(speed_rows("slow", 1.0, flops=int(8e12)), inputs)
+    assert again == declared
     assert (counted.value, counted.note) == (8.0, "8 TF counted in stored rows against 1 TF declared")
+
+
+SEARCH = {
+    "range": [0, 8], "frames": 33, "frames_per_block": 4, "blocks_per_chunk": 4, "network": "decoder",
+    "counted": {"method": "search", "parameters.trailing": "drop"},
+}  # fmt: skip
+
+
+def test_the_length_of_a_search_is_computed_for_every_outcome():
+    probe, committed, clip = computed_claims.search_evaluations([], SEARCH)
+    assert (probe.value, probe.note) == (pytest.approx(28 / 9), "3 to 4")
+    assert committed.value == probe.value + 1
+    assert clip.reading.startswith("sequential passes of a clip of 33 frames (8 blocks, the rest dropped)")
+    assert clip.value == pytest.approx(8 * (28 / 9 + 1) + 2), "8 blocks, and 2 chunks once more"
+
+
+def test_the_length_of_a_search_is_counted_in_rows_that_searched():
+    searched = quality_rows(30.0, clips=1, method="search", frames=33, parameters={"trailing": "drop"})
+    searched = [row.model_copy(update={"evaluations": {"encoder": 40, "decoder": 42}}) for row in searched]
+    padded = [row.model_copy(update={"parameters": {"trailing": "repeat"}}) for row in searched]
+    forced = [row.model_copy(update={"parameters": {"trailing": "drop", "forced": {"probes": 3}}}) for row in searched]
+
+    found = computed_claims.search_evaluations(searched + padded + forced, SEARCH)
+    assert [(c.reading.rpartition(", ")[2], c.value) for c in found[3:]] == [
+        ("counted in rows of search", 4.0), ("counted in rows of search", 5.0), ("counted in rows of search", 42.0),
+    ]  # fmt: skip
+    assert "1 stored under a declared trace, which counts nothing" in found[0].note
+    assert len(computed_claims.search_evaluations(padded + forced, SEARCH)) == 3
 
 
 # The ledger itself
@@ -334,7 +412,8 @@ def test_the_ledger_is_well_formed_and_needs_no_rows():
     verdicts = judge([], {}, ledger)
     assert len(verdicts) == len(ledger) > 35
     for verdict in verdicts:
-        assert verdict.claim.command.startswith("avtbench ")
+        test = verdict.claim.test
+        assert verdict.claim.command.startswith("avtbench ") == (test.kind != "computed" or test.from_rows)
         assert verdict.why
         assert verdict.as_dict()["verdict"] == verdict.outcome.value
 
@@ -353,6 +432,20 @@ def test_what_can_be_computed_comes_out_as_it_should():
     assert outcomes["infotok-latency-by-flops-infotok"] is Outcome.REPRODUCED
     assert outcomes["infotok-latency-by-flops-elastictok"] is Outcome.REPRODUCED
     assert outcomes["infotok-latency-by-flops-mechanism"] is Outcome.NOT_REPRODUCED
+
+
+def test_a_command_is_printed_exactly_where_it_could_change_the_verdict():
+    definition = {"kind": "computed", "computation": "search_off_by_one", "inputs": {"ranges": {"VAE": [128, 2048]}}}
+    entry = claim(published={"share": 0.9}, tolerance={"relative": 0.01}, test=definition, command="")
+    assert str(one(entry, [])).endswith("computed from the published definitions; no stored row can change it")
+    with pytest.raises(ValueError, match="no row enters its computation: leave out a command"):
+        claim(test=definition)
+    with pytest.raises(ValueError, match="give a command"):
+        claim(command="")
+
+
+def test_what_is_not_judged_is_said():
+    assert "left out: FVD, which no row holds" in str(one(claim(left_out="FVD, which no row holds"), []))
 
 
 def test_a_ledger_with_one_id_twice_is_refused(tmp_path):
