@@ -270,7 +270,7 @@ def speed_warnings(table: pd.DataFrame) -> list[str]:
     ):
         clips.setdefault(label, set()).add((str(setting), dataset, clip))
         for text in statistics.warnings([row.timing for row in mine["row"]]):
-            kinds.setdefault((label, re.sub(r"[0-9.]+", "", text)[:40]), []).append(text)
+            kinds.setdefault((label, re.sub(r"[0-9.]+", "", text)), []).append(text)
     return [
         f"{label}, {len(texts)} of {len(clips[label])} timed points: e.g. {texts[0]}"
         for (label, _), texts in kinds.items()
