@@ -455,17 +455,17 @@ def warnings(timings: Sequence[Timing], side: Side = "end to end") -> list[str]:
     if pooled.deviation_share >= 0.10:
         found.append(
             f"the standard deviation is {pooled.deviation_share:.0%} of the mean; single calls were disturbed. "
-            "Quote median and p20-p80, or free the machine and rerun."
+            "Quote median and p20-p80, or free the machine and rerun with --fresh."
         )
     if pooled.iqr_share > 0.25:
         found.append(
             f"the interquartile range is {pooled.iqr_share:.0%} of the median; do not quote this number. "
-            "Another process uses the device: free it and rerun."
+            "Another process uses the device: free it and rerun with --fresh."
         )
     elif pooled.iqr_share > 0.10:
         found.append(
             f"the interquartile range is {pooled.iqr_share:.0%} of the median; be careful. "
-            "Free the machine and rerun, or quote p20-p80 with it."
+            "Free the machine and rerun with --fresh, or quote p20-p80 with it."
         )
     if pooled.median < 1e-3:
         found.append(
@@ -475,7 +475,7 @@ def warnings(timings: Sequence[Timing], side: Side = "end to end") -> list[str]:
     if text := extrapolated(timings):
         found.append(f"{text}: not measured in full. Quote it with these words, or run the whole trace.")
     if not cold and not all(t.warmed for t in timings):
-        found.append("no call was made to warm up, the first call is a sample; set speed.warmup.")
+        found.append("no call was made to warm up, the first call is a sample; set speed.warmup and give --fresh.")
     apart, within = _launch_spread(samples)
     if apart > within > 0:
         found.append(
@@ -496,7 +496,7 @@ def warnings(timings: Sequence[Timing], side: Side = "end to end") -> list[str]:
     widest = max(half_width(launch) for launch in samples)
     if widest > 0.02 and not cold:
         reached = f"only to {widest:.1%}" if math.isfinite(widest) else "not at all (fewer than 6 samples in a launch)"
-        found.append(f"the median is known {reached}, and 2 % is due; raise --budget.")
+        found.append(f"the median is known {reached}, and 2 % is due; raise --budget and give --fresh.")
     return found
 
 

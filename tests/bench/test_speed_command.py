@@ -48,6 +48,17 @@ def test_a_budget_may_be_given_in_minutes(avtbench):
     assert "speed.budget: found 'soon', expected a duration such as 10m, 90s or 600" in err
 
 
+# What is stored
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_stored_is_timed_again_only_when_asked(avtbench, monkeypatch, fresh):
+    given = {}
+    monkeypatch.setattr(cli, "_start", lambda *arguments, **options: given.update(options))
+    assert avtbench("speed", *["--fresh"] * fresh)[0] == 0
+    assert given["fresh"] is fresh
+
+
 # --match
 
 
