@@ -189,15 +189,17 @@ def against_hold(found: Sequence[Pair]) -> list[Finding]:
 
 
 def speed_findings(table: pd.DataFrame) -> list[Finding]:
-    """Cost against full rate and each other, and whether time shrinks with the tokens; per scenario and device.
+    """Cost against full rate and each other, and whether time shrinks with the tokens, among rows that are alike.
 
     Speed-ups and noise floor are those of :mod:`avtbench.bench.timing.statistics`.
     """
     told: list[Finding] = []
     timed = table[(table["pass"] == "speed") & table["done"]]
-    for (scenario, device, dtype), everything in timed.groupby(["scenario", "device", "dtype"], sort=False):
-        where = f"{scenario}, {device}, {dtype}"
-        floor = statistics.noise_floor(list(everything["row"]))
+    floors = statistics.noise_floors(timed["row"])
+    groups = timed["row"].map(statistics.alike)
+    for group, everything in timed.groupby(groups, sort=False):
+        where = ", ".join(dict.fromkeys([*statistics.telling(group, groups), *group[1:4]]))
+        floor = floors.get(group)
         told.append(_floor_finding(floor, where))
         here = speed_points(everything)
         launches = int(here.groupby("label")["launch"].nunique().min()) if len(here) else 0

@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,8 @@ class Plan:
     budget_s:   wall seconds for everything; shared evenly by what is left of the launches.
     launches:   fresh processes per configuration; numbers that are quoted need 3.
     max_rounds: rounds per launch at most. precision: half-width of every median at which a launch ends early.
-    resident:   processes alive at once; more jobs than that are split at random into groups, which are then timed one
-                after another (a pair across groups is still paired per clip and round, but no longer close in time).
+    resident:   processes alive at once, each with its method in memory; more jobs than that are split at random into
+                groups, which are timed one after another: sittings of their own, across which nothing is a pair.
     threads:    torch threads of every process; None leaves the default.
     warmup_s:   seconds of warm-up calls at most, per process and clip size; 0 makes none.
     """
@@ -192,7 +193,7 @@ class Plan:
     seed: int = 0
     precision: float = PRECISION
     max_rounds: int = 50
-    resident: int = 8
+    resident: int = 12
     device: str = "cpu"
     threads: int | None = None
     warmup_s: float = WARMUP_CAP
@@ -267,6 +268,7 @@ class _Launch:
     """Seconds this launch should take."""
     deadline: float
     """On ``now``: where the whole budget ends; only a first round may run beyond its share up to there."""
+    sitting: str
     grace_s: float
     """Seconds that a call under way at the deadline is waited for."""
     now: Callable[[], float]
@@ -505,6 +507,7 @@ class _Launch:
             device=self.plan.device,
             dtype=facts.dtype,
             launch=self.launch,
+            sitting=self.sitting,
             warmup=point.warmup,
             warmed=(self.clips[c].video.shape, j) in self.warmed or self.plan.scenario == "cold",
             stop_reason=stopped,
@@ -534,20 +537,21 @@ def run(
         if job in jobs[:i]:
             raise ValueError(f"{job} is listed twice; give one of them an alias to time it against itself")
     deadline = now() + plan.budget_s
-    groups = _groups(len(jobs), plan)
-    units = [(launch, group) for launch in range(plan.launches) for group in groups]
+    started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    groups = [(f"{started} {g}", group) for g, group in enumerate(_groups(len(jobs), plan))]
+    units = [(launch, sitting, group) for launch in range(plan.launches) for sitting, group in groups]
     with tempfile.TemporaryDirectory(prefix="avtbench-speed-") as folder:
         files = [str(Path(folder) / f"{c}.npy") for c in range(len(clips))]
         for file, clip in zip(files, clips, strict=True):
             np.save(file, clip.video)
-        for n, (launch, group) in enumerate(units):
+        for n, (launch, sitting, group) in enumerate(units):
             due = [c for c, clip in enumerate(clips) if not all(done(jobs[j], clip, launch) for j in group)]
             if not due:
                 continue
             wanted = {(c, k): _Point() for c in due for k in range(len(group))}
             share = max(deadline - now(), 0.0) / (len(units) - n)
             running = _Launch(
-                plan, launch, [jobs[j] for j in group], clips, files, wanted, share, deadline,
+                plan, launch, [jobs[j] for j in group], clips, files, wanted, share, deadline, sitting,
                 grace_s=max(5.0, 0.1 * plan.budget_s), now=now, began=now(), tell=tell,
             )  # fmt: skip
             try:

@@ -474,6 +474,15 @@ def test_no_place_in_the_order_is_favoured():
     assert 160 < sum(first) < 240
 
 
+def test_what_is_timed_in_turns_shares_a_sitting(nearby, steady):
+    jobs = [steady(f"job{i}") for i in range(4)]
+    (sitting,) = {r.timing.sitting for r in nearby(jobs, launches=2)}
+    groups = {(r.timing.sitting, r.job.label) for r in nearby(jobs, launches=2, resident=2)}
+    assert len(groups) == 4, "a job keeps its group in every launch"
+    assert len({group for group, _ in groups}) == 2
+    assert sitting not in {group for group, _ in groups}, "another run is another sitting"
+
+
 def test_a_run_that_takes_all_its_rounds_says_so(nearby, steady):
     found = [r.timing.stop_reason for r in nearby([steady()], launches=1, max_rounds=8, precision=-1.0)]
     assert found == ["8 samples taken: half-width of the median 0.0%"] * 2

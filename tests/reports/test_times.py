@@ -99,6 +99,13 @@ def test_be_careful_and_do_not_quote_are_two_kinds_of_warning(make):
     assert ["be careful" in text for text in found] == [True, False]
 
 
+def test_two_sizes_are_told_apart_each_with_its_own_noise_floor(make):
+    small = timed(make, "full-rate", 0.1) + timed(make, "full-rate", 0.101, alias="again")
+    text = told(small + timed(make, "full-rate", 0.4, width=256, dataset="wide"))
+    assert "differs by up to this (17x128x128, latency, cpu, float32)." in text
+    assert "so nothing can be called faster (17x128x256, latency, cpu, float32)." in text
+
+
 def test_a_single_round_tells_no_speed_up(make):
     def once(row):
         parts = {k: getattr(row.timing, k)[:1] for k in ("encode_side", "decode_side", "rounds")}
