@@ -257,6 +257,7 @@ def _start(
     with Store(path) as opened:
         estimate = _estimate(todo, opened, fresh)
         _print_plan(todo, estimate, path)
+        _print_groups(todo)
         outcome = _run_with_progress(todo, opened, estimate, workers, fresh)
         print(f"run {outcome.run}: {outcome.summary()}; {durations.in_minutes(outcome.seconds)}; stored in {path}")
         if outcome.spent:
@@ -317,6 +318,17 @@ def _print_plan(todo: Plan, estimate: Estimate, path: Path) -> None:
         )
     else:
         console.print(f"{known}; time unknown: no stored point tells")
+
+
+def _print_groups(todo: Plan) -> None:
+    """One line where configurations are timed in several groups."""
+    timed = len({(job.entry, setting) for job in todo.jobs if job.pass_ == "speed" for setting in job.settings})
+    resident = todo.spec.speed.resident
+    if timed > resident:
+        print(
+            f"{timed} configurations, {resident} in memory at once: timed in {-(-timed // resident)} groups, and not "
+            f"compared across them; --set speed.resident={timed} --fresh times all together, where memory allows"
+        )
 
 
 def _run_with_progress(todo: Plan, store: Store, estimate: Estimate, workers: int, fresh: bool) -> Outcome:

@@ -35,6 +35,7 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "MKL_NUM_TH
              "PYTORCH_CUDA_ALLOC_CONF", "TORCHINDUCTOR_FREEZING", "CUDA_LAUNCH_BLOCKING")  # fmt: skip
 GROUPS = ("hardware", "driver", "numerics", "threads", "software")
 """Keys of a fingerprint, each a flat mapping; one line each in :func:`diff`."""
+IDENTITY = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 Fingerprint = Mapping[str, Mapping[str, Any]]
 
 
@@ -46,6 +47,12 @@ def _first_line(path: str, start: str = "") -> str | None:
     return next(
         (line.partition(":")[2].strip() if start else line.strip() for line in lines if line.startswith(start)), None
     )
+
+
+def _processor() -> str | None:
+    """What tells processors of one name apart; None where the system is no Linux or does not say."""
+    parts = {name: _first_line("/proc/cpuinfo", f"{start}\t") for name, start in IDENTITY.items()}
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value) or None
 
 
 def _git(*arguments: str) -> str | None:
@@ -117,6 +124,7 @@ def fingerprint(device: torch.device | str = "cpu") -> dict[str, dict[str, Any]]
     device = torch.device(device)
     hardware: dict[str, Any] = {
         "cpu": _first_line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cpu model": _processor(),
         "cores": psutil.cpu_count(logical=False),
         "logical cores": psutil.cpu_count(),
         "usable cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -189,6 +197,8 @@ def across(records: Mapping[str, Fingerprint]) -> list[str]:
 
 
 def headline(record: Fingerprint) -> str:
-    """The card or processor a number is quoted with, e.g. ``NVIDIA H200`` or ``Xeon Platinum 8480+, 2 threads``."""
+    """The card or processor a number is quoted with: ``NVIDIA H200``, or ``Xeon Platinum 8480+, AVX512, 2 threads``."""
     hardware, threads = record.get("hardware", {}), record.get("threads", {}).get("torch threads")
-    return str(hardware.get("gpu") or f"{hardware.get('cpu')}, {threads} thread{'' if threads == 1 else 's'}")
+    processor = [hardware.get("cpu"), record.get("numerics", {}).get("cpu capability")]
+    parts = [*(str(part) for part in processor if part), f"{threads} thread{'' if threads == 1 else 's'}"]
+    return str(hardware.get("gpu") or ", ".join(parts))

@@ -107,6 +107,8 @@ class Timing(_Record):
     device: str
     dtype: str
     launch: int
+    sitting: str = ""
+    """The same for all that were timed in turns: only such samples are pairs. Empty in rows from before it was kept."""
     rounds: list[int]
     encode_side: list[float]
     """pixels on the device -> kept tokens and mask."""

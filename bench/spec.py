@@ -93,8 +93,9 @@ class SpeedSpec(_Strict):
     """At most, per launch."""
     warmup: Annotated[float, BeforeValidator(durations.seconds)] = Field(default=10.0, ge=0)
     """Seconds of warm-up calls at most, per process and clip size; 0 makes none, for calls of minutes."""
-    resident: int = Field(default=4, ge=1)
-    """Processes alive at once."""
+    resident: int = Field(default=12, ge=1)
+    """Processes alive at once, each with its method in memory: lower it where they do not fit. More configurations than
+    this are timed group after group, and not compared across groups."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads of every process; None leaves the default."""
     twin: bool = True

@@ -33,6 +33,8 @@ from avtbench.reports.selectors import Selector, select, words
 
 LEDGER = Path(__file__).parent / "claims.yaml"
 PARTLY = "not measured in full"
+APART = "timed apart"
+FLOORLESS = "no noise floor"
 RATE_WITHIN = 0.02
 """How far a mean kept fraction may be from the one a table states."""
 
@@ -186,9 +188,9 @@ class Measurement:
 
     @property
     def brief(self) -> str:
-        """The value alone, with a mark where it was extrapolated."""
-        mark = ", not measured in full" if PARTLY in self.note else ""
-        return f"{self.metric} {_number(self.value)} ({self.reading}{mark})"
+        """The value alone, with a mark where it was extrapolated or timed apart."""
+        marks = [word for word in (PARTLY, APART) if word in self.note]
+        return f"{self.metric} {_number(self.value)} ({', '.join([self.reading, *marks])})"
 
     def __str__(self) -> str:
         interval = "" if self.low == self.high else f" [{_number(self.low)}, {_number(self.high)}]"
@@ -335,8 +337,15 @@ def _combine(claim: Claim, measured: list[Measurement], due: list[tuple[str, str
 
 
 def _tally(measured: Sequence[Measurement]) -> str:
-    counts = {o: sum(m.outcome is o for m in measured) for o in Outcome}
-    return ", ".join(f"{n} of {len(measured)} {o.value}" for o, n in counts.items() if n)
+    """How many came out how, e.g. ``2 of 3 reproduced (1 timed apart), 1 of 3 inconclusive (1 no noise floor)``."""
+    parts = []
+    for outcome in Outcome:
+        mine = [m for m in measured if m.outcome is outcome]
+        counts = {word: sum(word in m.note for m in mine) for word in (APART, FLOORLESS)}
+        marks = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+        if mine:
+            parts.append(f"{len(mine)} of {len(measured)} {outcome.value}{f' ({marks})' if marks else ''}")
+    return ", ".join(parts)
 
 
 def _measurement(
@@ -349,7 +358,7 @@ def _measurement(
     n: str,
     where: str,
     *,
-    partial: bool = False,
+    undecided: bool = False,
     decomposition: str = "",
     note: str = "",
 ) -> Measurement:
@@ -361,7 +370,7 @@ def _measurement(
         outcome = Outcome.NOT_REPRODUCED
     else:
         outcome = Outcome.INCONCLUSIVE
-    if partial:
+    if undecided:
         outcome = Outcome.INCONCLUSIVE
     return Measurement(reading, metric, published, value, low, high, n, where, outcome, decomposition, note)
 
@@ -381,30 +390,47 @@ def _speed_up(
         for base, refined, found in zip((test.slow, test.fast), selectors, sides, strict=True)
         if not found
     ]
-    floors = _floors(rows, reading.side)
-    found = []
+    floors = statistics.noise_floors(rows, reading.side)
+    found, apart = [], False
     for slow in sides[0]:
         for fast in sides[1]:
-            if not _alike(slow[0], fast[0], reading) or not _shared_rounds(slow, fast):
+            if not _alike(slow[0], fast[0], reading):
                 continue
-            ratio = statistics.speed_up(slow, fast, reading.side)
-            known = floors.get(slow[0].environment)
-            floor = known or 1.0
-            assert fast[0].timing is not None
+            try:
+                ratio = statistics.speed_up(slow, fast, reading.side)
+            except ValueError:  # never timed in one round
+                apart = apart or statistics.timed_apart(slow, fast)
+                continue
+            floor = _floor(floors, slow[0], fast[0])
             where = _where(fast[0], environments)
             found.append(
                 _measurement(
-                    claim, reading.name, "speed_up", ratio.ratio, ratio.low / floor, ratio.high * floor,
-                    _basis(ratio), where, decomposition=str(statistics.decompose(slow, fast, reading.side)),
+                    claim, reading.name, "speed_up", ratio.ratio, ratio.low / (floor or 1), ratio.high * (floor or 1),
+                    _basis(ratio), where, undecided=floor is None,
+                    decomposition=str(statistics.decompose(slow, fast, reading.side)),
                     note="; ".join([
                         f"{_configuration(slow[0])} against {_configuration(fast[0])}",
-                        statistics.told(known), *_partly(ratio),
+                        statistics.told(floor), *_partly(ratio), *_formats(slow, fast),
                     ]),
                 )
             )  # fmt: skip
     if not found and not missing:
-        missing.append(f"{words(selectors[0])} and {words(selectors[1])} timed together, on the same clips")
+        both = f"{words(selectors[0])} and {words(selectors[1])} timed together, on the same clips"
+        missing.append(f"{both} (stored ones were {APART}, never in one sitting)" if apart else both)
     return found, missing
+
+
+def _floor(floors: Mapping[statistics.Alike, float], slow: Row, fast: Row) -> float | None:
+    """The wider noise floor of two rows, which differ where a reading compares number formats; None without both."""
+    a, b = floors.get(statistics.alike(slow)), floors.get(statistics.alike(fast))
+    return None if a is None or b is None else max(a, b)
+
+
+def _formats(slow: Sequence[Row], fast: Sequence[Row]) -> list[str]:
+    """What stands beside two number formats where no stored sitting proves that they were timed in turns."""
+    timings = [row.timing for row in (*slow, *fast) if row.timing]
+    unproven = len({t.dtype for t in timings}) > 1 and not all(t.sitting for t in timings)
+    return [f"{APART}: rows from before sittings were stored"] if unproven else []
 
 
 def _partly(ratio: statistics.SpeedUp) -> list[str]:
@@ -455,7 +481,7 @@ def _measure(
             found.append(
                 _measurement(
                     claim, reading.name, metric, fmean(values), low, high, n, _where(group[0], environments),
-                    partial=partial, note=note,
+                    undecided=partial, note=note,
                 )
             )  # fmt: skip
     return found, missing
@@ -481,21 +507,6 @@ def _alike(slow: Row, fast: Row, reading: Reading) -> bool:
     size = (slow.frames, slow.height, slow.width) == (fast.frames, fast.height, fast.width)
     dtype = a.dtype == b.dtype or ("timing.dtype" in reading.slow and "timing.dtype" in reading.fast)
     return size and dtype and (a.scenario, slow.environment) == (b.scenario, fast.environment)
-
-
-def _shared_rounds(slow: Sequence[Row], fast: Sequence[Row]) -> bool:
-    a, b = statistics.by_clip(slow), statistics.by_clip(fast)
-    return any(statistics.log_ratios(a[clip], b[clip]) for clip in a.keys() & b.keys())
-
-
-def _floors(rows: Sequence[Row], side: statistics.Side) -> dict[str, float]:
-    """Noise floor per environment that holds an A/A pair."""
-    speed = [row for row in rows if row.timing is not None]
-    found = {
-        e: statistics.noise_floor([r for r in speed if r.environment == e], side)
-        for e in {r.environment for r in speed}
-    }
-    return {e: floor for e, floor in found.items() if floor is not None}
 
 
 def _where(row: Row, environments: Mapping[str, environment.Fingerprint]) -> str:

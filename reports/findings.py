@@ -189,15 +189,17 @@ def against_hold(found: Sequence[Pair]) -> list[Finding]:
 
 
 def speed_findings(table: pd.DataFrame) -> list[Finding]:
-    """Cost against full rate and each other, and whether time shrinks with the tokens; per scenario and device.
+    """Cost against full rate and each other, and whether time shrinks with the tokens, among rows that are alike.
 
     Speed-ups and noise floor are those of :mod:`avtbench.bench.timing.statistics`.
     """
     told: list[Finding] = []
     timed = table[(table["pass"] == "speed") & table["done"]]
-    for (scenario, device, dtype), everything in timed.groupby(["scenario", "device", "dtype"], sort=False):
-        where = f"{scenario}, {device}, {dtype}"
-        floor = statistics.noise_floor(list(everything["row"]))
+    floors = statistics.noise_floors(timed["row"])
+    groups = timed["row"].map(statistics.alike)
+    for group, everything in timed.groupby(groups, sort=False):
+        where = ", ".join(dict.fromkeys([*statistics.telling(group, groups), *group[1:4]]))
+        floor = floors.get(group)
         told.append(_floor_finding(floor, where))
         here = speed_points(everything)
         launches = int(here.groupby("label")["launch"].nunique().min()) if len(here) else 0
@@ -270,7 +272,7 @@ def speed_warnings(table: pd.DataFrame) -> list[str]:
     ):
         clips.setdefault(label, set()).add((str(setting), dataset, clip))
         for text in statistics.warnings([row.timing for row in mine["row"]]):
-            kinds.setdefault((label, re.sub(r"[0-9.]+", "", text)[:40]), []).append(text)
+            kinds.setdefault((label, re.sub(r"[0-9.]+", "", text)), []).append(text)
     return [
         f"{label}, {len(texts)} of {len(clips[label])} timed points: e.g. {texts[0]}"
         for (label, _), texts in kinds.items()

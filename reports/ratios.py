@@ -14,7 +14,7 @@ import pandas as pd
 from avtbench.bench.metrics.measures import MEASURES, kept_fraction
 from avtbench.bench.rows import Row, Status
 from avtbench.bench.timing import statistics
-from avtbench.bench.timing.statistics import Samples, Side, SpeedUp
+from avtbench.bench.timing.statistics import Alike, Samples, Side, SpeedUp
 from avtbench.reports.frame import frame
 from avtbench.reports.tables import Table
 
@@ -22,8 +22,9 @@ FULL = "full-rate"
 SHOWN: tuple[Side, ...] = ("encode side", "end to end")
 LEAST_RATES_APART = 0.1
 """Kept fractions closer than this say nothing of whether time shrinks with the tokens."""
-Floors = Mapping[Side, float]
-"""Noise floor of each side that was timed against itself, as a factor >= 1."""
+Floors = Mapping[Side, Mapping[Alike, float]]
+"""Noise floor of each side, as a factor >= 1, for comparisons among configurations that are alike."""
+APART = "timed apart"
 Level = tuple[str, Mapping[str, float]]
 """What is matched, in words, and the setting of each method (by name) that meets it."""
 
@@ -48,12 +49,9 @@ class Timed:
         return self.first.setting
 
     @property
-    def alike(self) -> tuple[object, ...]:
+    def alike(self) -> Alike:
         """What two configurations must share to be compared."""
-        row, timing = self.first, self.first.timing
-        assert timing is not None
-        size = (row.frames, row.height, row.width)
-        return size, timing.scenario, timing.device, timing.dtype, row.environment
+        return statistics.alike(self.first)
 
     def samples(self, side: Side) -> Samples:
         return Samples([s for row in self.rows if row.timing for s in statistics.SIDES[side](row.timing)])
@@ -82,10 +80,7 @@ def timed(rows: Sequence[Row]) -> list[Timed]:
     speed = [r for r in rows if r.status is Status.DONE and r.timing and r.timing.encode_side and not r.alias]
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in speed:
-        assert row.timing is not None
-        size = (row.frames, row.height, row.width)
-        how = (row.timing.scenario, row.timing.device, row.timing.dtype, row.environment)
-        groups.setdefault((row.method, statistics.traits(row), row.setting, size, how), []).append(row)
+        groups.setdefault((row.method, statistics.traits(row), row.setting, statistics.alike(row)), []).append(row)
     names = _names(list(groups.values()), rows)
     measured = _measured(rows)
     return [Timed(name, group, *_reached(group, measured)) for name, group in zip(names, groups.values(), strict=True)]
@@ -225,32 +220,40 @@ def rates(groups: Sequence[Timed]) -> Iterator[tuple[str, Timed, Timed]]:
 
 
 def floors(rows: Sequence[Row]) -> Floors:
-    """Noise floor of each side that was timed against itself."""
-    found = {side: statistics.noise_floor(rows, side) for side in SHOWN}
-    return {side: floor for side, floor in found.items() if floor is not None}
+    """Noise floor of each side, where something was timed against itself."""
+    return {side: statistics.noise_floors(rows, side) for side in SHOWN}
 
 
 def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Floors | None = None) -> Table:
     """Every pair's speed-up, encode side and end to end, as evaluations x FLOPs per evaluation x rest.
 
+    Pairs that were timed, but never in one sitting, stand at the end without a ratio.
     floors: noise floor of each side, see :func:`floors`.
     """
     floors = floors or {}
     lines, texts = [], []
+    apart: list[tuple[dict[str, object], dict[str, str]]] = []
+    compared: list[Alike] = []
     for level, slow, fast in [*pairs(groups, levels), *rates(groups)]:
+        size = f"{fast.alike[0]}, {fast.alike[3]}"
         for side in SHOWN:
+            line: dict[str, object] = {"level": level, "slow": slow.name, "fast": fast.name, "side": side, "size": size}
+            text = {
+                "at": ", ".join(filter(None, (level, size))), "time of": slow.name, "over that of": fast.name,
+                "side": side,
+            }  # fmt: skip
             try:
                 found = statistics.speed_up(slow.rows, fast.rows, side)
             except ValueError:  # never timed in one round
+                if statistics.timed_apart(slow.rows, fast.rows):
+                    apart.append((line | {"verdict": APART}, text | {"note": APART}))
                 continue
+            compared.append(fast.alike)
             parts = statistics.decompose(slow.rows, fast.rows, side)
-            timing = fast.first.timing
-            assert timing is not None
-            size = f"{fast.first.frames}x{fast.first.height}x{fast.first.width}, {timing.dtype}"
-            verdict = found.verdict(floors.get(side)) if found.low > 0 else "open: one pair"
+            verdict = found.verdict(floors.get(side, {}).get(fast.alike)) if found.low > 0 else "open: one pair"
             lines.append(
-                {
-                    "level": level, "slow": slow.name, "fast": fast.name, "side": side, "size": size,
+                line
+                | {
                     "ratio": found.ratio, "low": found.low, "high": found.high, "evaluations": parts.evaluations,
                     "flops_per_evaluation": parts.cost_per_evaluation, "rest": parts.rest, "clips": found.clips,
                     "launches": found.launches, "pairs": found.pairs, "over": found.over,
@@ -258,9 +261,9 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Flo
                 }
             )  # fmt: skip
             texts.append(
-                {
-                    "at": ", ".join(filter(None, (level, size))), "time of": slow.name, "over that of": fast.name,
-                    "side": side, "ratio": f"{_ratio(found.ratio)} {found.interval}",
+                text
+                | {
+                    "ratio": f"{_ratio(found.ratio)} {found.interval}",
                     "= evaluations": _factor(parts.evaluations),
                     "x FLOPs/evaluation": _factor(parts.cost_per_evaluation),
                     "x rest": _factor(parts.rest), "n": _basis(found),
@@ -272,15 +275,27 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Flo
         "explain: kernels, memory traffic, precision, waiting."
     )
     notes = [
-        *(f"{side.capitalize()}: {statistics.told(floors.get(side))}." for side in SHOWN),
+        *_told(floors, list(dict.fromkeys(compared))),
         *dict.fromkeys(f"Not measured in full: {line['extrapolated']}." for line in lines if line["extrapolated"]),
     ]
-    return Table("speed-ups", caption, pd.DataFrame(lines), pd.DataFrame(texts), notes=tuple(notes))
+    values = pd.DataFrame([*lines, *(line for line, _ in apart)])
+    shown = pd.DataFrame([*texts, *(text for _, text in apart)]).fillna("–")
+    return Table("speed-ups", caption, values, shown, notes=tuple(notes))
+
+
+def _told(floors: Floors, compared: Sequence[Alike]) -> list[str]:
+    """The noise floor of each side, one line for all that was compared among configurations that are alike."""
+    return [
+        f"{', '.join([side.capitalize(), *statistics.telling(group, compared)])}: "
+        f"{statistics.told(floors.get(side, {}).get(group))}."
+        for group in compared
+        for side in SHOWN
+    ]
 
 
 def overhead(groups: Sequence[Timed]) -> Table:
     """What thresholding and filling add to the frozen tokeniser itself, per setting; a ratio above 1 is slower."""
-    lines, texts = [], []
+    lines, texts, never_paired = [], [], []
     for full, mine in itertools.product(groups, groups):
         threshold = mine.first.family == "threshold" or mine.first.method == "hold"
         same = full.first.tokenizer == mine.first.tokenizer and full.alike == mine.alike
@@ -291,7 +306,9 @@ def overhead(groups: Sequence[Timed]) -> Table:
             encode = statistics.speed_up(mine.rows, alone, "encode side")
             apart = statistics.speed_up(mine.rows, full.rows, "encode side")
             total = statistics.speed_up(mine.rows, full.rows, "end to end")
-        except ValueError:
+        except ValueError:  # never timed in one round
+            if statistics.timed_apart(mine.rows, full.rows):
+                never_paired.append(f"{mine.name} at {_setting(mine)} and {full.name}: {APART}, never in one sitting.")
             continue
         share = _selection(mine)
         fill = mine.stage("decode/fill")
@@ -324,9 +341,8 @@ def overhead(groups: Sequence[Timed]) -> Table:
         "1.02x the encoder in the same calls, round trip 1.15x full rate. Ratios paired per clip and round; full rate "
         "runs in a process of its own, so that its ratios also hold what processes differ by (the noise floor)."
     )
-    return Table(
-        "speed-overhead", caption, pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
-    )
+    values, shown = pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
+    return Table("speed-overhead", caption, values, shown, notes=tuple(never_paired))
 
 
 def _encoder_alone(row: Row) -> Row:

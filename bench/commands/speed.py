@@ -39,6 +39,7 @@ def speed(
         Path | None, typer.Option(help="Folder for rows, tables and environment of all runs of this name.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and estimated time, then stop.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Time again what is stored already.")] = False,
 ) -> None:
     """Time methods against each other, in spawned processes, interleaved."""
     from avtbench.bench import spec as specs
@@ -54,7 +55,7 @@ def speed(
     if levels:
         wanted = _at(wanted, levels)
     show = Shown(path, to, levels, counted)
-    cli._start(wanted, out, path, dry_run=dry_run, report=False, show=show)
+    cli._start(wanted, out, path, dry_run=dry_run, fresh=fresh, report=False, show=show)
 
 
 def _yaml(value: object) -> str:

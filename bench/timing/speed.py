@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,8 @@ class Plan:
     budget_s:   wall seconds for everything; shared evenly by what is left of the launches.
     launches:   fresh processes per configuration; numbers that are quoted need 3.
     max_rounds: rounds per launch at most. precision: half-width of every median at which a launch ends early.
-    resident:   processes alive at once; more jobs than that are split at random into groups, which are then timed one
-                after another (a pair across groups is still paired per clip and round, but no longer close in time).
+    resident:   processes alive at once, each with its method in memory; more jobs than that are split at random into
+                groups, which are timed one after another: sittings of their own, across which nothing is a pair.
     threads:    torch threads of every process; None leaves the default.
     warmup_s:   seconds of warm-up calls at most, per process and clip size; 0 makes none.
     """
@@ -192,7 +193,7 @@ class Plan:
     seed: int = 0
     precision: float = PRECISION
     max_rounds: int = 50
-    resident: int = 8
+    resident: int = 12
     device: str = "cpu"
     threads: int | None = None
     warmup_s: float = WARMUP_CAP
@@ -267,6 +268,7 @@ class _Launch:
     """Seconds this launch should take."""
     deadline: float
     """On ``now``: where the whole budget ends; only a first round may run beyond its share up to there."""
+    sitting: str
     grace_s: float
     """Seconds that a call under way at the deadline is waited for."""
     now: Callable[[], float]
@@ -274,7 +276,8 @@ class _Launch:
     tell: Callable[[str], None]
     facts: dict[int, Facts] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)
-    warmed: set[int] = field(default_factory=set)
+    warmed: set[tuple[tuple[int, ...], int]] = field(default_factory=set)
+    """(clip size, job)."""
     sampling: bool = True
     setup_s: float = 0.0
 
@@ -314,10 +317,7 @@ class _Launch:
             self.sampling = False  # a count that fails is no reason not to time
             self._extras(dry=True)
             self.sampling = True
-        recent = {j: point.warmup[-1] for (_, j), point in self.points.items() if point.warmup}
-        costly = {j: call for j, call in recent.items() if not self._dry(j)} if self.launch == 0 else {}
-        reserve = sum(EXTRAS_START + EXTRAS_COST * call for call in costly.values())
-        self._sample(max(self.share_s - reserve, 0.7 * self.share_s), recent)
+        self._sample({j: point.warmup[-1] for (_, j), point in self.points.items() if point.warmup})
         if self.launch == 0:
             self.sampling = False  # what was sampled stays good when only the extras fail
             self._extras(dry=False)
@@ -380,8 +380,10 @@ class _Launch:
             for j in list(self.workers):
                 first = next((c for c in alike if self.is_open(c, j)), None)
                 if first is not None and self.elapsed - began < room:
-                    self.points[first, j].warmup += self._ask(first, j, "warm", cap) or []
-                    self.warmed.add(j)
+                    warmup = self._ask(first, j, "warm", cap)
+                    if warmup:
+                        self.points[first, j].warmup += warmup
+                        self.warmed.add((self.clips[first].video.shape, j))
 
     def _call(self, c: int, j: int, round_: int, settle: bool) -> float | None:
         answer = self._ask(c, j, "call", settle)
@@ -394,9 +396,13 @@ class _Launch:
         point.rounds.append(round_)
         return call.total
 
-    def _sample(self, until_s: float, recent: dict[int, float]) -> None:
-        rule = StopRule(until_s, self.plan.precision, self.plan.max_rounds)
+    def _sample(self, recent: dict[int, float]) -> None:
+        """recent: seconds of the last call of every job, where one was made."""
+        rule = StopRule(float("inf"), self.plan.precision, self.plan.max_rounds)
+        until_s = self.share_s
         for round_ in range(self.plan.max_rounds):
+            if round_ == 1:  # what a call of every job takes is known from here on
+                until_s = self._room_for_extras()
             for c, j in round_order(self.plan.seed, self.launch, round_, len(self.clips), len(self.jobs)):
                 spent = self.elapsed >= until_s if round_ else self.now() >= self.deadline
                 if spent:
@@ -409,6 +415,21 @@ class _Launch:
             self.tell(f"{self._name}: round {round_ + 1} done, {known}")
             if all(rule.reason(t, 0.0) is not None for t in totals):
                 return
+
+    def _room_for_extras(self) -> float:
+        """Seconds of this launch at which sampling makes room, so that every job is counted on one clip at least.
+
+        Half of what is left of the share goes to samples where later launches can spare the rest.
+        """
+        if self.launch > 0:
+            return self.share_s
+        slowest: dict[int, float] = {}
+        for (_, j), point in self.points.items():
+            if j in self.workers and not self._dry(j) and point.calls:
+                slowest[j] = max(point.calls[-1].total, slowest.get(j, 0.0))
+        reserve = sum(EXTRAS_START + EXTRAS_COST * call for call in slowest.values())
+        share, budget = self.share_s - self.elapsed, self.deadline - self.now()
+        return self.elapsed + max(min(max(share - reserve, share / 2), budget - reserve), 0.0)
 
     def _cold(self) -> None:
         """A fresh process for every (clip, job): its first call is the only sample."""
@@ -431,15 +452,21 @@ class _Launch:
     def _extras(self, dry: bool) -> None:
         """FLOPs and peak memory of every point of one kind: before the sampling where that is cheap, else after it.
 
-        On each clip the slowest job comes first: it is the one that time runs out for.
+        Every job is counted on one clip, if need be in the time of later launches, before any is on a second. Among
+        those the slowest job comes first: it is the one that time runs out for.
         """
-        for c, j in sorted(self.points, key=lambda at: (at[0], -sum(self.points[at].totals[-1:]))):
-            if j not in self.workers or not self.is_open(c, j) or self._dry(j) != dry:
+        turns: Counter[int] = Counter()
+        due = []
+        for c, j in sorted(self.open()):
+            if self._dry(j) == dry and (dry or self.points[c, j].calls):
+                due.append((turns[j], -sum(self.points[c, j].totals[-1:]), c, j))
+                turns[j] += 1
+        for turn, last, c, j in sorted(due):
+            if j not in self.workers or not self.is_open(c, j):
                 continue
-            point = self.points[c, j]
-            if not dry and (not point.calls or self.elapsed + EXTRAS_COST * point.calls[-1].total > self.share_s):
-                continue
-            point.extras = self._ask(c, j, "extras")
+            end = self.share_s if turn else self.deadline - self.began
+            if dry or self.elapsed - EXTRAS_COST * last <= end:
+                self.points[c, j].extras = self._ask(c, j, "extras")
 
     def results(self, interrupted: bool = False) -> Iterator[Result]:
         """Every point, whatever became of it; one with samples is done, even where it ended early."""
@@ -450,7 +477,7 @@ class _Launch:
             if facts is not None:
                 result = replace(result, described=facts.described, environment=facts.environment)
             if facts is not None and point.calls:
-                timing = self._timing(j, point, interrupted)
+                timing = self._timing(c, j, point, interrupted)
                 counted = point.calls[-1].total_evaluations
                 yield replace(result, status=Status.DONE, reason="", timing=timing, evaluations=counted)
             elif point.ended is not None or not interrupted:
@@ -460,7 +487,7 @@ class _Launch:
         start = f" (starting the processes took {self.setup_s:.0f} s)" if self.setup_s else ""
         return f"the budget of {self.plan.budget_s:g} s was spent before its first call{start}; raise --budget"
 
-    def _timing(self, j: int, point: _Point, interrupted: bool) -> Timing:
+    def _timing(self, c: int, j: int, point: _Point, interrupted: bool) -> Timing:
         facts = self.facts[j]
         rule = StopRule(self.share_s, self.plan.precision, self.plan.max_rounds, "the launch's share of the budget")
         if point.ended is not None:
@@ -470,7 +497,7 @@ class _Launch:
         elif interrupted:
             stopped = f"interrupted after {len(point.calls)} samples"
         else:
-            stopped = rule.reason(point.totals, self.share_s) or ""
+            stopped = rule.reason(point.totals, 0.0) or rule.reason(point.totals, self.share_s) or ""
         return _timing(
             point.calls,
             point.rounds,
@@ -480,8 +507,9 @@ class _Launch:
             device=self.plan.device,
             dtype=facts.dtype,
             launch=self.launch,
+            sitting=self.sitting,
             warmup=point.warmup,
-            warmed=j in self.warmed or self.plan.scenario == "cold",
+            warmed=(self.clips[c].video.shape, j) in self.warmed or self.plan.scenario == "cold",
             stop_reason=stopped,
             seed=self.plan.seed,
             setup_seconds=point.setup_seconds,
@@ -509,20 +537,21 @@ def run(
         if job in jobs[:i]:
             raise ValueError(f"{job} is listed twice; give one of them an alias to time it against itself")
     deadline = now() + plan.budget_s
-    groups = _groups(len(jobs), plan)
-    units = [(launch, group) for launch in range(plan.launches) for group in groups]
+    started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    groups = [(f"{started} {g}", group) for g, group in enumerate(_groups(len(jobs), plan))]
+    units = [(launch, sitting, group) for launch in range(plan.launches) for sitting, group in groups]
     with tempfile.TemporaryDirectory(prefix="avtbench-speed-") as folder:
         files = [str(Path(folder) / f"{c}.npy") for c in range(len(clips))]
         for file, clip in zip(files, clips, strict=True):
             np.save(file, clip.video)
-        for n, (launch, group) in enumerate(units):
+        for n, (launch, sitting, group) in enumerate(units):
             due = [c for c, clip in enumerate(clips) if not all(done(jobs[j], clip, launch) for j in group)]
             if not due:
                 continue
             wanted = {(c, k): _Point() for c in due for k in range(len(group))}
             share = max(deadline - now(), 0.0) / (len(units) - n)
             running = _Launch(
-                plan, launch, [jobs[j] for j in group], clips, files, wanted, share, deadline,
+                plan, launch, [jobs[j] for j in group], clips, files, wanted, share, deadline, sitting,
                 grace_s=max(5.0, 0.1 * plan.budget_s), now=now, began=now(), tell=tell,
             )  # fmt: skip
             try:

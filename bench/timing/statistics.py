@@ -29,6 +29,8 @@ FEWEST_ROUNDS = 6
 QUOTED_LAUNCHES = 3
 
 Side = Literal["end to end", "encode side", "decode side"]
+Alike = tuple[str, ...]
+"""(size, scenario, device, number format, environment): what two timed rows must share to be compared."""
 SIDES: dict[Side, Callable[[Timing], list[float]]] = {
     "end to end": lambda t: [e + d for e, d in zip(t.encode_side, t.decode_side, strict=True)],
     "encode side": lambda t: t.encode_side,
@@ -142,7 +144,7 @@ class SpeedUp:
     def verdict(self, floor: float | None) -> str:
         """``faster``, ``slower`` or ``not distinguishable``, in words with the number that decides.
 
-        floor: the noise floor as a factor >= 1 (see :func:`noise_floor`), None where no A/A pair was timed.
+        floor: the noise floor as a factor >= 1 (see :func:`noise_floors`), None where no A/A pair was timed.
         """
         if floor is None:
             return "not distinguishable: no noise floor; time one method twice under two names"
@@ -167,6 +169,18 @@ def _count(n: int, noun: str, plural: str = "s") -> str:
     return f"{n} {noun}{'' if n == 1 else plural}"
 
 
+def alike(row: Row) -> Alike:
+    """What a speed row must share with another to be compared; the size is ``frames x height x width``."""
+    assert row.timing is not None
+    size = f"{row.frames}x{row.height}x{row.width}"
+    return size, row.timing.scenario, row.timing.device, row.timing.dtype, row.environment
+
+
+def telling(one: Alike, among: Iterable[Alike]) -> list[str]:
+    """The parts of ``one`` in which ``among`` differ, e.g. ``["17x64x64", "bfloat16"]``; none where all are equal."""
+    return [part for part, values in zip(one, zip(*among, strict=True), strict=True) if len(set(values)) > 1]
+
+
 def by_clip(rows: Iterable[Row]) -> dict[str, list[Timing]]:
     """Timings of finished speed rows per clip (data set and name), one per launch."""
     timings: dict[str, list[Timing]] = {}
@@ -176,19 +190,42 @@ def by_clip(rows: Iterable[Row]) -> dict[str, list[Timing]]:
     return timings
 
 
-def log_ratios(
-    slow: Sequence[Timing], fast: Sequence[Timing], side: Side = "end to end"
-) -> dict[tuple[int, int], float]:
-    """log(slow / fast) per (launch, round) that both have, for one clip.
+Key = tuple[str, int, int]
+"""(sitting, launch, round): what two samples must share to be a pair."""
 
-    ``throughput`` and ``cold`` samples pair the same way: by launch and by their number within it.
+
+def log_ratios(slow: Sequence[Timing], fast: Sequence[Timing], side: Side = "end to end") -> dict[Key, float]:
+    """log(slow / fast) per (sitting, launch, round) that both have, for one clip.
+
+    ``throughput`` and ``cold`` samples pair the same way: by launch and by their number within it. Rows from before
+    sittings were stored have an empty one, and pair among themselves.
     """
 
-    def samples(timings: Sequence[Timing]) -> dict[tuple[int, int], float]:
-        return {(t.launch, r): s for t in timings for r, s in zip(t.rounds, SIDES[side](t), strict=True) if s > 0}
+    def samples(timings: Sequence[Timing]) -> dict[Key, float]:
+        return {
+            (t.sitting, t.launch, r): s for t in timings for r, s in zip(t.rounds, SIDES[side](t), strict=True) if s > 0
+        }
 
     a, b = samples(slow), samples(fast)
     return {key: math.log(a[key] / b[key]) for key in a.keys() & b.keys()}
+
+
+def _paired(slow: Iterable[Row], fast: Iterable[Row], side: Side) -> dict[str, dict[Key, float]]:
+    """:func:`log_ratios` of every clip that has any."""
+    a, b = by_clip(slow), by_clip(fast)
+    found = {clip: log_ratios(a[clip], b[clip], side) for clip in a if clip in b}
+    return {clip: ratios for clip, ratios in found.items() if ratios}
+
+
+def timed_apart(slow: Sequence[Row], fast: Sequence[Row]) -> bool:
+    """Whether both were timed on a clip that they share, but never in one sitting."""
+    a, b = by_clip(slow), by_clip(fast)
+
+    def sittings(timings: Iterable[Timing]) -> set[str]:
+        return {t.sitting for t in timings}
+
+    shared = a.keys() & b.keys()
+    return bool(shared) and all(sittings(a[clip]).isdisjoint(sittings(b[clip])) for clip in shared)
 
 
 def speed_up(
@@ -200,16 +237,18 @@ def speed_up(
     and the interval by bootstrap over clips. With fewer, a round's value is the mean over clips, the ratio exp of the
     median over rounds, and the interval that of a median by order statistics, which says nothing about other clips;
     with fewer than six rounds it is their mean and Student's interval, with one pair there is none. Raises ValueError
-    where no clip and round were measured for both.
+    where no clip and round were measured for both in one sitting.
     """
+    slow, fast = list(slow), list(fast)
     a, b = by_clip(slow), by_clip(fast)
-    pairs = {clip: log_ratios(a[clip], b[clip], side) for clip in a if clip in b}
-    pairs = {clip: ratios for clip, ratios in pairs.items() if ratios}
+    pairs = _paired(slow, fast, side)
     if not pairs:
+        if timed_apart(slow, fast):
+            raise ValueError("timed apart: both were timed, but never in one sitting; rerun them together with --fresh")
         raise ValueError(
             f"no clip was timed for both in the same round: {len(a)} against {len(b)} clips; rerun them together"
         )
-    launches = {launch for ratios in pairs.values() for launch, _ in ratios}
+    launches = {launch for ratios in pairs.values() for _, launch, _ in ratios}
     over: Literal["clips", "rounds"] = "clips" if len(pairs) >= FEWEST_CLIPS else "rounds"
     if over == "clips":
         values = [float(np.median(list(ratios.values()))) for ratios in pairs.values()]
@@ -239,8 +278,8 @@ def extrapolated(timings: Iterable[Timing]) -> str:
     return "; ".join(dict.fromkeys(str(t.extrapolated) for t in timings if t.extrapolated is not None))
 
 
-def _by_round(pairs: Sequence[dict[tuple[int, int], float]]) -> list[float]:
-    """Mean log-ratio over clips, per (launch, round) that has every clip (or, where none has, the most of them)."""
+def _by_round(pairs: Sequence[dict[Key, float]]) -> list[float]:
+    """Mean log-ratio over clips, per key that has every clip (or, where none has, the most of them)."""
     rounds = {
         key: [ratios[key] for ratios in pairs if key in ratios] for key in {k for ratios in pairs for k in ratios}
     }
@@ -282,25 +321,28 @@ def student(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
-def noise_floor(rows: Sequence[Row], side: Side = "end to end") -> float | None:
+def noise_floors(rows: Iterable[Row], side: Side = "end to end") -> dict[Alike, float]:
     """What the instrument finds between a method and itself, as a factor >= 1: the far end of the A/A interval.
 
-    Pairs rows with an ``alias`` with those of the same method and setting without; the widest pair counts. None where
-    there is no pair.
+    Pairs rows with an ``alias`` with those of the same configuration without, among rows that are alike, and holds for
+    comparisons among such rows alone; the widest pair counts. Nothing where there is no pair.
     """
-    floors = []
-    for alias in dict.fromkeys(r.alias for r in rows if r.alias and r.timing):
-        twin = [r for r in rows if r.alias == alias]
-        same = _configuration(twin[0])
-        first = [r for r in rows if not r.alias and _configuration(r) == same]
-        if by_clip(first).keys() & by_clip(twin).keys():
+    named: dict[tuple[str, str, Alike], list[Row]] = {}
+    for row in rows:
+        if row.timing is not None:
+            named.setdefault((row.alias, _configuration(row), alike(row)), []).append(row)
+    floors: dict[Alike, float] = {}
+    for (alias, configuration, group), twin in named.items():
+        first = named.get(("", configuration, group), [])
+        if alias and _paired(first, twin, side):
             found = speed_up(first, twin, side)
-            floors.append(max(found.high, 1 / found.low) if found.low > 0 else math.inf)
-    return max(floors, default=None)
+            floor = max(found.high, 1 / found.low) if found.low > 0 else math.inf
+            floors[group] = max(floor, floors.get(group, 1.0))
+    return floors
 
 
 def told(floor: float | None) -> str:
-    """What :func:`noise_floor` found, in words."""
+    """What :func:`noise_floors` found, in words."""
     if floor is None:
         return "no noise floor: no method was timed against itself, so nothing can be called faster"
     if math.isinf(floor):
@@ -308,8 +350,8 @@ def told(floor: float | None) -> str:
     return f"noise floor {floor:.3f}x: one method timed against itself differs by up to this"
 
 
-def _configuration(row: Row) -> tuple[object, ...]:
-    return row.method, row.setting, row.parameters, row.timing and row.timing.scenario
+def _configuration(row: Row) -> str:
+    return repr((row.method, row.tokenizer, row.weights, row.setting, sorted(row.parameters.items())))
 
 
 @dataclass(frozen=True)
@@ -455,17 +497,17 @@ def warnings(timings: Sequence[Timing], side: Side = "end to end") -> list[str]:
     if pooled.deviation_share >= 0.10:
         found.append(
             f"the standard deviation is {pooled.deviation_share:.0%} of the mean; single calls were disturbed. "
-            "Quote median and p20-p80, or free the machine and rerun."
+            "Quote median and p20-p80, or free the machine and rerun with --fresh."
         )
     if pooled.iqr_share > 0.25:
         found.append(
             f"the interquartile range is {pooled.iqr_share:.0%} of the median; do not quote this number. "
-            "Another process uses the device: free it and rerun."
+            "Another process uses the device: free it and rerun with --fresh."
         )
     elif pooled.iqr_share > 0.10:
         found.append(
             f"the interquartile range is {pooled.iqr_share:.0%} of the median; be careful. "
-            "Free the machine and rerun, or quote p20-p80 with it."
+            "Free the machine and rerun with --fresh, or quote p20-p80 with it."
         )
     if pooled.median < 1e-3:
         found.append(
@@ -475,7 +517,7 @@ def warnings(timings: Sequence[Timing], side: Side = "end to end") -> list[str]:
     if text := extrapolated(timings):
         found.append(f"{text}: not measured in full. Quote it with these words, or run the whole trace.")
     if not cold and not all(t.warmed for t in timings):
-        found.append("no call was made to warm up, the first call is a sample; set speed.warmup.")
+        found.append("no call was made to warm up, the first call is a sample; set speed.warmup and give --fresh.")
     apart, within = _launch_spread(samples)
     if apart > within > 0:
         found.append(
@@ -496,7 +538,7 @@ def warnings(timings: Sequence[Timing], side: Side = "end to end") -> list[str]:
     widest = max(half_width(launch) for launch in samples)
     if widest > 0.02 and not cold:
         reached = f"only to {widest:.1%}" if math.isfinite(widest) else "not at all (fewer than 6 samples in a launch)"
-        found.append(f"the median is known {reached}, and 2 % is due; raise --budget.")
+        found.append(f"the median is known {reached}, and 2 % is due; raise --budget and give --fresh.")
     return found
 
 

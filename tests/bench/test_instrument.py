@@ -14,7 +14,7 @@ import torch
 from avtbench.bench.rows import Row, Status
 from avtbench.bench.timing import speed
 from avtbench.bench.timing.speed import Job, Plan, Result
-from avtbench.bench.timing.statistics import noise_floor, speed_up, unattributed_share
+from avtbench.bench.timing.statistics import noise_floors, speed_up, unattributed_share
 from avtbench.datasets.contract import Clip
 
 pytestmark = pytest.mark.timing
@@ -128,7 +128,7 @@ def test_a_planted_difference_is_found_and_equal_methods_are_not_called_differen
         for block in range(BLOCKS):
             here = repetition(results, launch, block)
             base = rows(here, "base")
-            floor = noise_floor(base)
+            (floor,) = noise_floors(base).values()
             alone = [r for r in base if not r.alias]
             planted = speed_up(rows(here, "slower"), alone)
             same = speed_up(rows(here, "equal"), alone)

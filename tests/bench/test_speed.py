@@ -474,6 +474,20 @@ def test_no_place_in_the_order_is_favoured():
     assert 160 < sum(first) < 240
 
 
+def test_what_is_timed_in_turns_shares_a_sitting(nearby, steady):
+    jobs = [steady(f"job{i}") for i in range(4)]
+    (sitting,) = {r.timing.sitting for r in nearby(jobs, launches=2)}
+    groups = {(r.timing.sitting, r.job.label) for r in nearby(jobs, launches=2, resident=2)}
+    assert len(groups) == 4, "a job keeps its group in every launch"
+    assert len({group for group, _ in groups}) == 2
+    assert sitting not in {group for group, _ in groups}, "another run is another sitting"
+
+
+def test_a_run_that_takes_all_its_rounds_says_so(nearby, steady):
+    found = [r.timing.stop_reason for r in nearby([steady()], launches=1, max_rounds=8, precision=-1.0)]
+    assert found == ["8 samples taken: half-width of the median 0.0%"] * 2
+
+
 def test_a_plan_may_do_without_warming_up(nearby, steady):
     found = [r.timing for r in nearby([steady(milliseconds=60)], launches=1, max_rounds=2, warmup_s=0)]
     assert [(t.warmup, t.warmed) for t in found] == [([], False)] * 2
@@ -484,6 +498,24 @@ def test_slow_calls_warm_up_in_a_third_of_the_time_so_that_every_method_is_sampl
     found = [r.timing for r in nearby(jobs, count=1, launches=1, budget_s=200)]
     assert [t.warmed for t in found] == [True, True, True, False]
     assert all(t.encode_side for t in found)
+
+
+def test_a_clip_size_that_was_not_reached_is_not_called_warmed_up(nearby, steady):
+    """Warm-up begins no call after 0.3 x 200 s, and a call takes 25 s: three of four sizes."""
+    clips = [Clip(f"clip{i}", "made", np.zeros((8, 4, 4 + i, 3), np.uint8)) for i in range(4)]
+    plan = Plan(launches=1, budget_s=200, max_rounds=1)
+    found = [r.timing for r in speed.run([steady(milliseconds=25_000)], clips, plan, now=lambda: Nearby.seconds)]
+    assert [(t.warmed, len(t.warmup)) for t in found] == [(True, 1)] * 3 + [(False, 0)]
+
+
+@pytest.mark.parametrize(("budget", "launches"), [(32, 1), (40, 1), (60, 1), (50, 3), (80, 3)])
+def test_every_method_is_counted_on_one_clip_before_any_is_on_a_second(nearby, steady, budget, launches):
+    """Six clips, so that counting all would take four rounds: one count of every job is made room for."""
+    jobs = [steady(name, milliseconds=m) for name, m in (("a", 300), ("b", 600), ("c", 900))]
+    list(nearby(jobs, count=6, launches=launches, budget_s=budget, precision=-1.0))
+    counted = [(job[0], clip) for job, verb, clip in Nearby.log if verb == "extras"]
+    assert counted[:3] == [("c", "0"), ("b", "0"), ("a", "0")]
+    assert len(counted) < 18
 
 
 def test_the_slowest_method_is_the_first_whose_flops_are_counted(nearby, steady):

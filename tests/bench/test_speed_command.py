@@ -50,6 +50,30 @@ def test_a_budget_may_be_given_in_minutes(avtbench):
     assert "speed.budget: found 'soon', expected a duration such as 10m, 90s or 600" in err
 
 
+# What is in memory together, and what is stored
+
+
+def test_a_default_run_is_one_sitting(capsys):
+    cli._print_groups(runner.plan(specs.load("speed")))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_in_groups_says_so_and_how_to_mend_it(capsys):
+    cli._print_groups(runner.plan(specs.override(specs.load("speed"), ["lit", "hold"], sets=["speed.resident=2"])))
+    assert capsys.readouterr().out == (
+        "3 configurations, 2 in memory at once: timed in 2 groups, and not compared across them; "
+        "--set speed.resident=3 --fresh times all together, where memory allows\n"
+    )
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_stored_is_timed_again_only_when_asked(avtbench, monkeypatch, fresh):
+    given = {}
+    monkeypatch.setattr(cli, "_start", lambda *arguments, **options: given.update(options))
+    assert avtbench("speed", *["--fresh"] * fresh)[0] == 0
+    assert given["fresh"] is fresh
+
+
 # --match
 
 

@@ -12,19 +12,22 @@ from avtbench.bench.timing.statistics import (
     decompose,
     half_width,
     median_interval,
-    noise_floor,
+    noise_floors,
     speed_up,
     warnings,
 )
 
 
-def timing(encode, decode=None, *, launch=0, stages=(), scenario="latency", chunks=()) -> Timing:
+def timing(
+    encode, decode=None, *, launch=0, sitting="", dtype="float32", stages=(), scenario="latency", chunks=()
+) -> Timing:
     encode = [float(s) for s in encode]
     return Timing(
         scenario=scenario,
         device="cpu",
-        dtype="float32",
+        dtype=dtype,
         launch=launch,
+        sitting=sitting,
         rounds=list(range(len(encode))),
         encode_side=encode,
         decode_side=[0.0] * len(encode) if decode is None else [float(s) for s in decode],
@@ -149,7 +152,7 @@ def test_a_difference_of_5_percent_is_found_and_none_is_not(clips):
             ]  # fmt: skip
 
         base = timed("base")
-        floor = noise_floor(base + timed("base", alias="base (again)"))
+        (floor,) = noise_floors(base + timed("base", alias="base (again)")).values()
         found += speed_up(timed("slower", 1.05), base).verdict(floor).startswith("faster")
         alarms += not speed_up(timed("equal"), base).verdict(floor).startswith("not distinguishable")
     assert found >= 18
@@ -163,6 +166,17 @@ def test_only_rounds_and_clips_that_both_were_timed_in_are_paired():
     assert (found.ratio, found.clips, found.pairs) == (2, 1, 3)
     with pytest.raises(ValueError, match="rerun them together"):
         speed_up(slow[1:], fast)
+
+
+def test_samples_of_two_sittings_are_no_pairs():
+    slow = [row("slow", "a", [2, 2], sitting="monday")]
+    fast = [row("fast", "a", [1, 1], sitting="monday"), row("fast", "a", [9, 9], sitting="tuesday")]
+    assert speed_up(slow, fast).ratio == 2
+    assert not statistics.timed_apart(slow, fast)
+    assert statistics.timed_apart(slow, fast[1:])
+    with pytest.raises(ValueError, match="timed apart: both were timed, but never in one sitting"):
+        speed_up(slow, fast[1:])
+    assert not statistics.timed_apart(slow, [row("fast", "b", [1])]), "another clip"
 
 
 def test_sides_are_told_apart():
@@ -189,15 +203,41 @@ def test_the_noise_floor_is_the_far_end_of_the_a_a_interval():
     clips = [f"clip{i}" for i in range(8)]
     rows = [row("m", c, noisy(0.01, 10, seed=i)) for i, c in enumerate(clips)]
     rows += [row("m", c, noisy(0.0104, 10, seed=50 + i), alias="m (again)") for i, c in enumerate(clips)]
-    floor = noise_floor(rows)
+    (floor,) = noise_floors(rows).values()
     assert floor == pytest.approx(1.045, abs=0.01)
-    assert noise_floor(rows[:8]) is None
+    assert noise_floors(rows[:8]) == {}
 
 
 def test_a_twin_at_another_setting_is_no_twin():
     first = row("m", "c", [1, 1]).model_copy(update={"setting": 0.1})
     twin = row("m", "c", [1, 1], alias="m (again)").model_copy(update={"setting": 0.2})
-    assert noise_floor([first, twin]) is None
+    assert noise_floors([first, twin]) == {}
+
+
+@pytest.mark.parametrize(
+    ("columns", "dtype", "told"),
+    [
+        ({"width": 128}, "float32", "0x0x128"),
+        ({"environment": "there"}, "float32", "there"),
+        ({}, "bfloat16", "bfloat16"),
+    ],
+)
+def test_every_size_machine_and_number_format_has_a_noise_floor_of_its_own(columns, dtype, told):
+    def twice(ratio, **facts):
+        return row("m", "c", [1.0] * 6, **facts), row("m", "c", [ratio] * 6, alias="m (again)", **facts)
+
+    here = twice(1.01)
+    there = [r.model_copy(update=columns) for r in twice(1.1, dtype=dtype)]
+    floors = noise_floors([here[0], there[0], here[1], there[1]])
+    assert floors == pytest.approx({statistics.alike(here[0]): 1.01, statistics.alike(there[0]): 1.1})
+    assert statistics.telling(statistics.alike(there[0]), floors) == [told]
+
+
+def test_a_twin_on_another_tokeniser_or_in_another_sitting_is_no_twin():
+    first, twin = row("m", "c", [1, 1], sitting="monday"), row("m", "c", [1, 1], alias="m (again)", sitting="monday")
+    assert noise_floors([first, twin]) == {statistics.alike(first): 1.0}
+    assert noise_floors([first, twin.model_copy(update={"tokenizer": "other"})]) == {}
+    assert noise_floors([first, row("m", "c", [1, 1], alias="m (again)", sitting="tuesday")]) == {}
 
 
 @pytest.mark.parametrize(

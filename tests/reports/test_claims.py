@@ -76,6 +76,20 @@ def quality_rows(psnr, *, clips=5, kept=0.5, **fields):
     return found
 
 
+def again(rows):
+    """The same rows under another name: the A/A pair of an instrument without noise."""
+    return [row.model_copy(update={"alias": "again", "key": f"{row.key} again"}) for row in rows]
+
+
+def against(slow, fast):
+    """Rows of both, and of the fast one a second time."""
+    return [*slow, *fast, *again(fast)]
+
+
+def with_timing(rows, **fields):
+    return [row.model_copy(update={"timing": row.timing.model_copy(update=fields)}) for row in rows]
+
+
 def one(entry, rows):
     (verdict,) = judge(rows, CARDS, [entry])
     return verdict
@@ -89,7 +103,7 @@ def one(entry, rows):
     [(0.200, Outcome.REPRODUCED), (0.400, Outcome.NOT_REPRODUCED), (0.220, Outcome.INCONCLUSIVE)],
 )
 def test_a_ratio_is_held_against_the_tolerated_band(seconds, outcome):
-    found = one(claim(), speed_rows("slow", seconds, uneven=0.02) + speed_rows("fast", 0.100))
+    found = one(claim(), against(speed_rows("slow", seconds, uneven=0.02), speed_rows("fast", 0.100)))
     assert found.outcome is outcome
     assert found.measurements[0].value == pytest.approx(seconds / 0.1, rel=0.01)
     assert found.measurements[0].n == "6 clips, 3 launches"
@@ -111,11 +125,36 @@ def test_the_hardware_and_the_decomposition_stand_beside_the_number():
 
 def test_the_noise_floor_widens_the_interval():
     rows = speed_rows("slow", 0.2) + speed_rows("fast", 0.1)
-    noisy = rows + speed_rows("fast", 0.115, alias="fast (again)")
-    assert one(claim(), rows).outcome is Outcome.REPRODUCED
-    found = one(claim(), noisy)
+    steady = rows + speed_rows("fast", 0.101, alias="fast (again)")
+    assert one(claim(), steady).outcome is Outcome.REPRODUCED
+    found = one(claim(), rows + speed_rows("fast", 0.115, alias="fast (again)"))
     assert found.outcome is Outcome.INCONCLUSIVE
     assert "noise floor 1.15" in found.measurements[0].note
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.4])
+def test_without_a_noise_floor_nothing_is_decided(seconds):
+    found = one(claim(), speed_rows("slow", seconds) + speed_rows("fast", 0.1))
+    assert (found.outcome, found.why) == (Outcome.INCONCLUSIVE, "1 of 1 inconclusive (1 no noise floor)")
+    assert "no noise floor: no method was timed against itself" in found.measurements[0].note
+
+
+@pytest.mark.parametrize("other", [{"frames": 33}, {"dtype": "bfloat16"}, {"environment": "old card"}])
+def test_a_noise_floor_is_that_of_rows_timed_alike(other):
+    rows = speed_rows("slow", 0.2) + speed_rows("fast", 0.1)
+    elsewhere = speed_rows("fast", 0.1, **other)
+    assert one(claim(), rows + elsewhere + again(elsewhere)).outcome is Outcome.INCONCLUSIVE
+
+
+def test_what_was_never_timed_in_one_sitting_is_not_compared():
+    rows = against(
+        with_timing(speed_rows("slow", 0.2), sitting="monday 0"),
+        with_timing(speed_rows("fast", 0.1), sitting="monday 1"),
+    )
+    found = one(claim(), rows)
+    assert found.outcome is Outcome.NOT_TESTABLE
+    assert "timed together, on the same clips (stored ones were timed apart, never in one sitting)" in found.why
+    assert one(claim(), with_timing(rows, sitting="monday 0")).outcome is Outcome.REPRODUCED
 
 
 def test_failed_rows_and_twins_are_not_evidence():
@@ -139,8 +178,16 @@ def test_a_reading_may_compare_two_number_formats_on_purpose():
         "kind": "speed_up", "slow": {"method": "slow"}, "fast": {"method": "fast"},
         "readings": [{"name": "mixed", "slow": {"timing.dtype": "float32"}, "fast": {"timing.dtype": "bfloat16"}}],
     }  # fmt: skip
-    rows = speed_rows("slow", 0.2) + speed_rows("fast", 0.1, dtype="bfloat16")
-    assert one(claim(test=test), rows).outcome is Outcome.REPRODUCED
+    slow, fast = speed_rows("slow", 0.2), speed_rows("fast", 0.1, dtype="bfloat16")
+    floors = again(slow) + again(fast)
+    together = one(claim(test=test), with_timing(slow + fast + floors, sitting="monday 0"))
+    assert (together.outcome, together.why) == (Outcome.REPRODUCED, "1 of 1 reproduced")
+    assert one(claim(test=test), slow + fast + again(fast)).outcome is Outcome.INCONCLUSIVE, "each format has its floor"
+
+    unknown = one(claim(test=test), slow + fast + floors)
+    assert (unknown.outcome, unknown.why) == (Outcome.REPRODUCED, "1 of 1 reproduced (1 timed apart)")
+    assert "timed apart: rows from before sittings were stored" in unknown.measurements[0].note
+    assert unknown.as_dict()["measured"].endswith("(mixed, timed apart)")
 
 
 def test_a_ratio_that_was_extrapolated_says_so_wherever_it_is_printed():
@@ -201,27 +248,27 @@ def open_claim(**fields):
 
 
 def test_an_open_claim_with_readings_left_is_under_specified():
-    found = one(open_claim(), speed_rows("slow", 0.2) + speed_rows("fast", 0.1, tokenizer="small"))
+    found = one(open_claim(), against(speed_rows("slow", 0.2), speed_rows("fast", 0.1, tokenizer="small")))
     assert found.outcome is Outcome.UNDER_SPECIFIED
     assert found.why == "1 of 1 reproduced; not measured: large; the source does not say the base"
 
 
 def test_an_open_claim_whose_readings_disagree_is_under_specified():
     fast = speed_rows("fast", 0.1, tokenizer="small") + speed_rows("fast", 0.01, tokenizer="large")
-    found = one(open_claim(), speed_rows("slow", 0.2) + fast)
+    found = one(open_claim(), against(speed_rows("slow", 0.2), fast))
     assert found.outcome is Outcome.UNDER_SPECIFIED
     assert found.why.startswith("readings disagree: 1 of 2 reproduced, 1 of 2 not reproduced")
 
 
 def test_an_open_claim_whose_readings_all_agree_is_decided():
     fast = [row for name in ("small", "large") for row in speed_rows("fast", 0.01, tokenizer=name)]
-    found = one(open_claim(), speed_rows("slow", 0.2) + fast)
+    found = one(open_claim(), against(speed_rows("slow", 0.2), fast))
     assert (found.outcome, found.why) == (Outcome.NOT_REPRODUCED, "all readings agree: 2 of 2 not reproduced")
 
 
 def test_a_reading_that_was_not_measured_leaves_a_claim_undecided():
     """Also where the source leaves nothing open, and where all that was measured agrees."""
-    found = one(open_claim(open=[]), speed_rows("slow", 0.2) + speed_rows("fast", 0.1, tokenizer="small"))
+    found = one(open_claim(open=[]), against(speed_rows("slow", 0.2), speed_rows("fast", 0.1, tokenizer="small")))
     assert (found.outcome, found.why) == (Outcome.INCONCLUSIVE, "1 of 1 reproduced; not measured: large")
     assert str(found).endswith("avtbench speed -m slow -m fast")
 

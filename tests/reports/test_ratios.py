@@ -8,6 +8,7 @@ import pytest
 from avtbench.bench.commands import speed_report
 from avtbench.bench.environment import fingerprint
 from avtbench.bench.rows import Extrapolation, Quality, Rate, Row, StageCost, Status, Timing
+from avtbench.bench.timing import statistics
 from avtbench.reports import levels, ratios
 from avtbench.reports.errors import ReportError
 
@@ -15,7 +16,7 @@ FAMILIES = {"full-rate": "bound", "lit": "threshold", "search": "search", "hold"
 
 
 def timed_rows(
-    method, encode, decode, *, select=0.001, setting=0.5, clips=6, nfe=2, flops=100, dtype="float32", **more
+    method, encode, decode, *, select=0.001, setting=0.5, clips=6, nfe=2, flops=100, dtype="float32", width=64, **more
 ):
     """Rows of three launches of four rounds; ``encode`` and ``decode`` in seconds, clips 1 % apart."""
     found = []
@@ -38,11 +39,16 @@ def timed_rows(
                 Row(
                     key=f"{method}{setting}{dtype}{clip}{launch}", status=Status.DONE, pass_="speed", method=method,
                     tier="shared", family=FAMILIES[method], weights="trained", tokenizer="embedded", dataset="made",
-                    clip=f"clip{clip}", frames=17, height=64, width=64, setting=setting, setting_name="threshold",
+                    clip=f"clip{clip}", frames=17, height=64, width=width, setting=setting, setting_name="threshold",
                     environment="here", timing=timing,
                 )
             )  # fmt: skip
     return found
+
+
+def known(rows, floor=1.01):
+    """A noise floor for everything that is alike to any of the rows."""
+    return {side: {statistics.alike(row): floor for row in rows} for side in ratios.SHOWN}
 
 
 def counted_rows(method, curve, clips=6):
@@ -73,7 +79,7 @@ def test_times_state_both_sides_with_their_spread():
 
 def test_a_search_is_held_against_a_threshold_with_what_explains_the_ratio():
     rows = timed_rows("search", 0.9, 0.3, nfe=8, flops=800) + timed_rows("lit", 0.1, 0.2)
-    table = ratios.speed_ups(ratios.timed(rows), floors=dict.fromkeys(ratios.SHOWN, 1.01))
+    table = ratios.speed_ups(ratios.timed(rows), floors=known(rows))
     ends = table.values.set_index("side").loc["end to end"]
     assert (ends["slow"], ends["fast"]) == ("search", "lit")
     assert ends["ratio"] == pytest.approx(1.201 / 0.301, rel=0.005)
@@ -113,7 +119,7 @@ def test_what_was_extrapolated_is_said_in_every_table():
     part = Extrapolation(stages={"select/search/trial": 11}, evaluations=20, of=220, measured=[0.1] * 4)
     groups = ratios.timed(timed_rows("search", 0.9, 0.3, extrapolated=part) + timed_rows("lit", 0.1, 0.2))
     assert "extrapolated from 20 of 220 evaluations" in set(ratios.times(groups).texts["note"])
-    table = ratios.speed_ups(groups, floors=dict.fromkeys(ratios.SHOWN, 1.01))
+    table = ratios.speed_ups(groups, floors=known(groups[0].rows))
     assert all("extrapolated from 20 of 220 evaluations" in note for note in table.texts["note"])
     assert "Not measured in full: extrapolated from 20 of 220 evaluations (select/search/trial x 11)." in table.notes
 
@@ -178,12 +184,38 @@ def test_every_side_is_held_against_its_own_noise_floor():
         return [r.model_copy(update={**alias, "key": f"{r.key}{alias}"}) for r in made]
 
     found = ratios.floors([*rows(0.4), *rows(0.4, alias="lit (again)")])
-    assert found["encode side"] == pytest.approx(1.2, abs=0.02)
-    assert found["end to end"] == pytest.approx(0.52 / 0.5, abs=0.02)
+    (alike,) = found["encode side"]
+    assert found["encode side"][alike] == pytest.approx(1.2, abs=0.02)
+    assert found["end to end"][alike] == pytest.approx(0.52 / 0.5, abs=0.02)
     pair = [*timed_rows("search", 0.115, 0.6), *timed_rows("lit", 0.1, 0.4)]
     verdicts = ratios.speed_ups(ratios.timed(pair), floors=found).values.set_index("side")["verdict"]
     assert verdicts["encode side"].startswith("not distinguishable: the noise floor")
     assert verdicts["end to end"].startswith("faster")
+
+
+def test_a_noise_floor_of_another_size_decides_nothing_here():
+    rows = [r for w in (64, 96) for m in ("search", "lit") for r in timed_rows(m, len(m) / 10, 0.1, width=w)]
+    floors = known([r for r in rows if r.width == 64])
+    table = ratios.speed_ups(ratios.timed(rows), floors=floors)
+    verdicts = table.values.set_index(["size", "side"])["verdict"]
+    assert verdicts["17x64x64, float32", "end to end"].startswith("faster")
+    assert verdicts["17x64x96, float32", "end to end"].startswith("not distinguishable: no noise floor")
+    assert [note.partition(":")[0] for note in table.notes] == [
+        "Encode side, 17x64x64", "End to end, 17x64x64", "Encode side, 17x64x96", "End to end, 17x64x96",
+    ]  # fmt: skip
+    assert table.notes[2].startswith("Encode side, 17x64x96: no noise floor")
+
+
+def test_what_was_timed_in_two_sittings_stands_there_without_a_ratio():
+    rows = timed_rows("search", 0.9, 0.3, sitting="monday") + timed_rows("lit", 0.1, 0.2, sitting="tuesday")
+    table = ratios.speed_ups(ratios.timed(rows))
+    assert set(table.values["verdict"]) == {"timed apart"}
+    assert set(table.texts["note"]) == {"timed apart"}
+    assert "ratio" not in table.values
+    full = timed_rows("full-rate", 0.1, 0.1, setting=0.0, sitting="monday")
+    assert ratios.overhead(ratios.timed([*rows, *full])).notes == (
+        "lit at 0.5 and full-rate: timed apart, never in one sitting.",
+    )
 
 
 # What is said and written

@@ -1,5 +1,6 @@
 """Times in a report: medians, stages that add up, and claims only beyond the noise of a method against itself."""
 
+import numpy as np
 import pytest
 
 from avtbench.reports import figures
@@ -83,6 +84,26 @@ def test_warnings_of_the_instrument_are_told_once_per_method_and_kind(make):
     found = speed_warnings(frame(make.sweep(["lit"], clips=3)))
     (launches,) = [text for text in found if "launch" in text]
     assert launches.startswith("lit, 9 of 9 timed points: e.g. 1 launch, and 3 are due")
+
+
+def test_be_careful_and_do_not_quote_are_two_kinds_of_warning(make):
+    def spread(clip, share):
+        row = make.speed_row("lit", 0.5, clip)
+        seconds = list(np.linspace(1 - share, 1 + share, 8))
+        timing = row.timing.model_copy(update={"encode_side": seconds, "decode_side": [0.0] * 8})
+        return row.model_copy(update={"timing": timing})
+
+    rows = [spread(clip, share) for clip, share in enumerate((0.15, 0.16, 0.5))]
+    found = [text for text in speed_warnings(frame(rows)) if "interquartile" in text]
+    assert [text.partition(":")[0] for text in found] == ["lit, 2 of 3 timed points", "lit, 1 of 3 timed points"]
+    assert ["be careful" in text for text in found] == [True, False]
+
+
+def test_two_sizes_are_told_apart_each_with_its_own_noise_floor(make):
+    small = timed(make, "full-rate", 0.1) + timed(make, "full-rate", 0.101, alias="again")
+    text = told(small + timed(make, "full-rate", 0.4, width=256, dataset="wide"))
+    assert "differs by up to this (17x128x128, latency, cpu, float32)." in text
+    assert "so nothing can be called faster (17x128x256, latency, cpu, float32)." in text
 
 
 def test_a_single_round_tells_no_speed_up(make):
