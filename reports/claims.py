@@ -28,12 +28,12 @@ from avtbench.bench.errors import UserError, did_you_mean
 from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Row, Status
 from avtbench.bench.timing import statistics
+from avtbench.bench.timing.statistics import APART
 from avtbench.reports import computed_claims
 from avtbench.reports.selectors import Selector, select, words
 
 LEDGER = Path(__file__).parent / "claims.yaml"
 PARTLY = "not measured in full"
-APART = "timed apart"
 FLOORLESS = "no noise floor"
 RATE_WITHIN = 0.02
 """How far a mean kept fraction may be from the one a table states."""
@@ -501,12 +501,10 @@ def _configurations(rows: Iterable[Row]) -> list[list[Row]]:
 
 def _alike(slow: Row, fast: Row, reading: Reading) -> bool:
     """Whether two timed configurations compare: same size, scenario, machine; same dtype unless the reading says."""
-    a, b = slow.timing, fast.timing
-    assert a is not None
-    assert b is not None
-    size = (slow.frames, slow.height, slow.width) == (fast.frames, fast.height, fast.width)
-    dtype = a.dtype == b.dtype or ("timing.dtype" in reading.slow and "timing.dtype" in reading.fast)
-    return size and dtype and (a.scenario, slow.environment) == (b.scenario, fast.environment)
+    a, b = statistics.alike(slow), statistics.alike(fast)
+    if "timing.dtype" in reading.slow and "timing.dtype" in reading.fast:
+        b = b._replace(dtype=a.dtype)
+    return a == b
 
 
 def _where(row: Row, environments: Mapping[str, environment.Fingerprint]) -> str:

@@ -198,7 +198,9 @@ def speed_findings(table: pd.DataFrame) -> list[Finding]:
     floors = statistics.noise_floors(timed["row"])
     groups = timed["row"].map(statistics.alike)
     for group, everything in timed.groupby(groups, sort=False):
-        where = ", ".join(dict.fromkeys([*statistics.telling(group, groups), *group[1:4]]))
+        where = ", ".join(
+            dict.fromkeys([*statistics.telling(group, groups), group.scenario, group.device, group.dtype])
+        )
         floor = floors.get(group)
         told.append(_floor_finding(floor, where))
         here = speed_points(everything)

@@ -14,7 +14,7 @@ import pandas as pd
 from avtbench.bench.metrics.measures import MEASURES, kept_fraction
 from avtbench.bench.rows import Row, Status
 from avtbench.bench.timing import statistics
-from avtbench.bench.timing.statistics import Alike, Samples, Side, SpeedUp
+from avtbench.bench.timing.statistics import APART, Alike, Samples, Side, SpeedUp
 from avtbench.reports.frame import frame
 from avtbench.reports.tables import Table
 
@@ -24,7 +24,6 @@ LEAST_RATES_APART = 0.1
 """Kept fractions closer than this say nothing of whether time shrinks with the tokens."""
 Floors = Mapping[Side, Mapping[Alike, float]]
 """Noise floor of each side, as a factor >= 1, for comparisons among configurations that are alike."""
-APART = "timed apart"
 Level = tuple[str, Mapping[str, float]]
 """What is matched, in words, and the setting of each method (by name) that meets it."""
 
@@ -235,7 +234,7 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Flo
     apart: list[tuple[dict[str, object], dict[str, str]]] = []
     compared: list[Alike] = []
     for level, slow, fast in [*pairs(groups, levels), *rates(groups)]:
-        size = f"{fast.alike[0]}, {fast.alike[3]}"
+        size = f"{fast.alike.size}, {fast.alike.dtype}"
         for side in SHOWN:
             line: dict[str, object] = {"level": level, "slow": slow.name, "fast": fast.name, "side": side, "size": size}
             text = {

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
 import torch
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from avtbench.bench.errors import UserError
 from avtbench.bench.metrics import profiles
 from avtbench.bench.metrics import quality as canonical
 from avtbench.bench.rows import Quality
+
+if TYPE_CHECKING:
+    import pandas
 
 Video = Tensor | np.ndarray | str | Path
 Columns = Sequence[str | canonical.FrameMetric]
@@ -42,6 +45,8 @@ def table(clip: Video, recon: Video) -> pandas.DataFrame:
 
     Raises ValueError in one line where the two do not fit together.
     """
+    import pandas  # every quality worker loads this module, and none makes a table
+
     original, reconstruction = pixels(clip), pixels(recon)
     if original.shape != reconstruction.shape:
         raise UserError(

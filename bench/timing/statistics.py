@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -29,8 +29,21 @@ FEWEST_ROUNDS = 6
 QUOTED_LAUNCHES = 3
 
 Side = Literal["end to end", "encode side", "decode side"]
-Alike = tuple[str, ...]
-"""(size, scenario, device, number format, environment): what two timed rows must share to be compared."""
+APART = "timed apart"
+"""What is said of two that were timed, but never in one sitting."""
+
+
+class Alike(NamedTuple):
+    """What two timed rows must share to be compared."""
+
+    size: str
+    """``frames x height x width``."""
+    scenario: str
+    device: str
+    dtype: str
+    environment: str
+
+
 SIDES: dict[Side, Callable[[Timing], list[float]]] = {
     "end to end": lambda t: [e + d for e, d in zip(t.encode_side, t.decode_side, strict=True)],
     "encode side": lambda t: t.encode_side,
@@ -170,10 +183,10 @@ def _count(n: int, noun: str, plural: str = "s") -> str:
 
 
 def alike(row: Row) -> Alike:
-    """What a speed row must share with another to be compared; the size is ``frames x height x width``."""
+    """What a speed row must share with another to be compared."""
     assert row.timing is not None
     size = f"{row.frames}x{row.height}x{row.width}"
-    return size, row.timing.scenario, row.timing.device, row.timing.dtype, row.environment
+    return Alike(size, row.timing.scenario, row.timing.device, row.timing.dtype, row.environment)
 
 
 def telling(one: Alike, among: Iterable[Alike]) -> list[str]:
@@ -210,13 +223,6 @@ def log_ratios(slow: Sequence[Timing], fast: Sequence[Timing], side: Side = "end
     return {key: math.log(a[key] / b[key]) for key in a.keys() & b.keys()}
 
 
-def _paired(slow: Iterable[Row], fast: Iterable[Row], side: Side) -> dict[str, dict[Key, float]]:
-    """:func:`log_ratios` of every clip that has any."""
-    a, b = by_clip(slow), by_clip(fast)
-    found = {clip: log_ratios(a[clip], b[clip], side) for clip in a if clip in b}
-    return {clip: ratios for clip, ratios in found.items() if ratios}
-
-
 def timed_apart(slow: Sequence[Row], fast: Sequence[Row]) -> bool:
     """Whether both were timed on a clip that they share, but never in one sitting."""
     a, b = by_clip(slow), by_clip(fast)
@@ -241,10 +247,11 @@ def speed_up(
     """
     slow, fast = list(slow), list(fast)
     a, b = by_clip(slow), by_clip(fast)
-    pairs = _paired(slow, fast, side)
+    pairs = {clip: log_ratios(a[clip], b[clip], side) for clip in a if clip in b}
+    pairs = {clip: ratios for clip, ratios in pairs.items() if ratios}
     if not pairs:
         if timed_apart(slow, fast):
-            raise ValueError("timed apart: both were timed, but never in one sitting; rerun them together with --fresh")
+            raise ValueError(f"{APART}: both were timed, but never in one sitting; rerun them together with --fresh")
         raise ValueError(
             f"no clip was timed for both in the same round: {len(a)} against {len(b)} clips; rerun them together"
         )
@@ -334,10 +341,14 @@ def noise_floors(rows: Iterable[Row], side: Side = "end to end") -> dict[Alike, 
     floors: dict[Alike, float] = {}
     for (alias, configuration, group), twin in named.items():
         first = named.get(("", configuration, group), [])
-        if alias and _paired(first, twin, side):
+        if not alias:
+            continue
+        try:
             found = speed_up(first, twin, side)
-            floor = max(found.high, 1 / found.low) if found.low > 0 else math.inf
-            floors[group] = max(floor, floors.get(group, 1.0))
+        except ValueError:  # never timed in one round
+            continue
+        floor = max(found.high, 1 / found.low) if found.low > 0 else math.inf
+        floors[group] = max(floor, floors.get(group, 1.0))
     return floors
 
 

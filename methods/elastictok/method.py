@@ -62,7 +62,7 @@ class _ElasticTokMethod(Method):
         seed: int = 0,
         faithful: bool = True,
         search: str = "binary",
-        trailing: str = "repeat",
+        trailing: frames.Trailing = "repeat",
         device: str = "cpu",
         dtype: str = "float32",
         forced: Mapping[str, int] | None = None,
@@ -82,7 +82,7 @@ class _ElasticTokMethod(Method):
         if dtype not in DTYPES:
             raise ContractError(f"{self.name}: dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.faithful, self.search = faithful, search
-        self.trailing: frames.Trailing = "drop" if trailing == "drop" else "repeat"
+        self.trailing: frames.Trailing = trailing
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
         self.forced = Forced.given(self.name, forced)
         self._source = weights
