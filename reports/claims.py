@@ -152,6 +152,8 @@ class Claim(_Entry):
     """What the source does not say and the number depends on."""
     ambiguous: str = ""
     """Why rows that match may still be something else than what was published; a miss then decides nothing."""
+    substitute: str = ""
+    """What runs here in place of something that the source does not describe; neither a hit nor a miss decides."""
     needs: str = ""
     """What has to be had before the command can run, e.g. official weights."""
     left_out: str = ""
@@ -328,6 +330,8 @@ def _combine(claim: Claim, measured: list[Measurement], due: list[tuple[str, str
         return Verdict(claim, Outcome.UNDER_SPECIFIED if claim.open else Outcome.INCONCLUSIVE, why, shown)
     outcomes = {m.outcome for m in deciding}
     agreed = outcomes.pop() if len(outcomes) == 1 else None
+    if claim.substitute and agreed is not None:
+        return Verdict(claim, Outcome.INCONCLUSIVE, f"{tally}; {claim.substitute}", shown)
     if claim.ambiguous and agreed is Outcome.NOT_REPRODUCED:
         return Verdict(claim, Outcome.INCONCLUSIVE, f"{tally}; {claim.ambiguous}", shown)
     if claim.open and agreed is None:

@@ -367,6 +367,13 @@ def test_rows_that_may_be_something_else_never_refute():
     assert one(entry, quality_rows(25.0)).outcome is Outcome.REPRODUCED
 
 
+@pytest.mark.parametrize("psnr", [25.0, 27.0])
+def test_a_substitute_for_what_the_source_ran_neither_reproduces_nor_refutes(psnr):
+    found = one(measured(substitute="a search of another kind"), quality_rows(psnr))
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert "a search of another kind" in found.why
+
+
 def test_an_absolute_time_counts_on_the_published_hardware_only():
     entry = claim(
         published={"total_ms": 100 / 17}, hardware="one A100", needs_hardware="A100",
