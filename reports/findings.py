@@ -268,15 +268,17 @@ def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) ->
 def speed_warnings(table: pd.DataFrame) -> list[str]:
     """Say what speaks against quoting a time, in the words of the instrument, once per method and kind of warning."""
     kinds: dict[tuple[str, str], list[str]] = {}
-    clips: dict[str, set[tuple[str, ...]]] = {}
-    for (label, setting, dataset, clip, _), mine in speed_points(table).groupby(
-        ["label", "setting", "dataset", "clip", "scenario"], dropna=False, sort=False
+    points: dict[str, int] = {}
+    timed = speed_points(table)
+    timed = timed.assign(alike=[statistics.alike(row) for row in timed["row"]])
+    for (label, *_), mine in timed.groupby(
+        ["label", "setting", "dataset", "clip", "alike"], dropna=False, sort=False
     ):
-        clips.setdefault(label, set()).add((str(setting), dataset, clip))
+        points[label] = points.get(label, 0) + 1
         for text in statistics.warnings([row.timing for row in mine["row"]]):
             kinds.setdefault((label, re.sub(r"[0-9.]+", "", text)), []).append(text)
     return [
-        f"{label}, {len(texts)} of {len(clips[label])} timed points: e.g. {texts[0]}"
+        f"{label}, {len(texts)} of {points[label]} timed points: e.g. {texts[0]}"
         for (label, _), texts in kinds.items()
     ]
 

@@ -99,6 +99,16 @@ def test_be_careful_and_do_not_quote_are_two_kinds_of_warning(make):
     assert ["be careful" in text for text in found] == [True, False]
 
 
+def test_two_number_formats_of_a_point_are_no_launches_of_it(make):
+    def as_dtype(row, dtype):
+        return row.model_copy(update={"timing": row.timing.model_copy(update={"dtype": dtype})})
+
+    quick, slow = make.speed_row("lit", 0.5, 0, cost=0.1), make.speed_row("lit", 0.5, 0, cost=0.6, launch=1)
+    found = " ".join(speed_warnings(frame([as_dtype(quick, "float32"), as_dtype(slow, "bfloat16")])))
+    assert "lit, 2 of 2 timed points: e.g. 1 launch, and 3 are due" in found
+    assert "launches disagree" not in found
+
+
 def test_two_sizes_are_told_apart_each_with_its_own_noise_floor(make):
     small = timed(make, "full-rate", 0.1) + timed(make, "full-rate", 0.101, alias="again")
     text = told(small + timed(make, "full-rate", 0.4, width=256, dataset="wide"))
