@@ -21,16 +21,16 @@ def threshold_mask(
     frame is judged like any other.
     Returns ``keep: bool [t, h, w]`` and the reference to carry on.
     """
-    h, w = z.shape[2:]
-    frames, kept = z.unbind(1), []
-    limit = tau * z.shape[0]  # of the sum: a kernel less than the mean, and beside a small encoder each one counts
+    # beside a small encoder every kernel counts: sums instead of means, written where they belong
+    limit = tau * z.shape[0]
+    keep = z.new_ones(z.shape[1:], dtype=torch.bool)
+    frames, masks = z.unbind(1), keep.unbind(0)
     if last_kept is None:
-        last_kept, frames = frames[0], frames[1:]
-        kept.append(z.new_ones((h, w), dtype=torch.bool))
-    for frame in frames:
-        kept.append((frame - last_kept).abs_().sum(0) > limit)
-        last_kept = frame if reference == "previous" else torch.where(kept[-1], frame, last_kept)
-    return torch.stack(kept), last_kept
+        last_kept, frames, masks = frames[0], frames[1:], masks[1:]
+    for frame, kept in zip(frames, masks, strict=True):
+        torch.gt((frame - last_kept).abs_().sum(0), limit, out=kept)
+        last_kept = frame if reference == "previous" else torch.where(kept, frame, last_kept)
+    return keep, last_kept
 
 
 def hold(z: Tensor, keep: Tensor, before: Tensor | None = None) -> Tensor:
