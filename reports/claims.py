@@ -330,10 +330,9 @@ def _combine(claim: Claim, measured: list[Measurement], due: list[tuple[str, str
         return Verdict(claim, Outcome.UNDER_SPECIFIED if claim.open else Outcome.INCONCLUSIVE, why, shown)
     outcomes = {m.outcome for m in deciding}
     agreed = outcomes.pop() if len(outcomes) == 1 else None
-    if claim.substitute and agreed is not None:
-        return Verdict(claim, Outcome.INCONCLUSIVE, f"{tally}; {claim.substitute}", shown)
-    if claim.ambiguous and agreed is Outcome.NOT_REPRODUCED:
-        return Verdict(claim, Outcome.INCONCLUSIVE, f"{tally}; {claim.ambiguous}", shown)
+    doubt = claim.substitute or (claim.ambiguous if agreed is Outcome.NOT_REPRODUCED else "")
+    if doubt and agreed is not None:
+        return Verdict(claim, Outcome.INCONCLUSIVE, f"{tally}; {doubt}", shown)
     if claim.open and agreed is None:
         return Verdict(claim, Outcome.UNDER_SPECIFIED, f"readings disagree: {tally}{unsaid}", shown)
     told = f"all readings agree: {tally}" if claim.open else tally

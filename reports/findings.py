@@ -270,8 +270,8 @@ def speed_warnings(table: pd.DataFrame) -> list[str]:
     kinds: dict[tuple[str, str], list[str]] = {}
     points: dict[str, int] = {}
     timed = speed_points(table)
-    timed = timed.assign(alike=[statistics.alike(row) for row in timed["row"]])
-    for (label, *_), mine in timed.groupby(["label", "setting", "dataset", "clip", "alike"], dropna=False, sort=False):
+    point = ["label", "setting", "dataset", "clip", timed["row"].map(statistics.alike)]
+    for (label, *_), mine in timed.groupby(point, dropna=False, sort=False):
         points[label] = points.get(label, 0) + 1
         for text in statistics.warnings([row.timing for row in mine["row"]]):
             kinds.setdefault((label, re.sub(r"[0-9.]+", "", text)), []).append(text)
