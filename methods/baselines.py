@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from avtbench.methods.contract import ContractError, Family
 from avtbench.methods.latents import LatentMethod, Latents
 from avtbench.methods.streaming import FillState
-from avtbench.methods.threshold import Reference, hold, threshold_mask
+from avtbench.methods.threshold import Reference, hold, reference_after, threshold_mask
 from avtbench.methods.tokenizers.contract import FrozenTokenizer
 
 
@@ -31,8 +31,8 @@ class FullRate(LatentMethod):
     setting_name: ClassVar[str] = "none"
     default_settings: ClassVar[tuple[float, ...]] = (0.0,)
 
-    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tensor, None]:
-        return torch.ones(latents.z.shape[1:], dtype=torch.bool, device=latents.z.device), None
+    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> Tensor:
+        return torch.ones(latents.z.shape[1:], dtype=torch.bool, device=latents.z.device)
 
 
 class Hold(LatentMethod):
@@ -57,8 +57,11 @@ class Hold(LatentMethod):
     def parameters(self) -> Mapping[str, Any]:
         return {**super().parameters, "reference": self.reference}
 
-    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> Tensor:
         return threshold_mask(latents.z, setting, self.reference, state)
+
+    def carry_on(self, latents: Latents, keep: Tensor, state: Tensor | None) -> Tensor:
+        return reference_after(latents.z, keep, self.reference, state)
 
     def fill_chunk(self, z: Tensor, keep: Tensor, state: FillState | None) -> tuple[Tensor, FillState]:
         held = hold(z, keep, state.held if state else None)
@@ -83,7 +86,7 @@ class RandomMask(Hold):
         return {**super().parameters, "seed": self.seed}
 
     def choose(self, latents: Latents, setting: float) -> Tensor:
-        wanted = int(threshold_mask(latents.z, setting, self.reference)[0].sum())
+        wanted = int(threshold_mask(latents.z, setting, self.reference).sum())
         score = torch.rand(latents.z.shape[1:], generator=torch.Generator().manual_seed(self.seed))
         return keep_highest(score.to(latents.z.device), wanted)
 
@@ -105,7 +108,7 @@ class Oracle(Hold):
 
     def choose(self, latents: Latents, setting: float) -> Tensor:
         assert isinstance(latents, OracleLatents)
-        wanted = int(threshold_mask(latents.z, setting, self.reference)[0].sum())
+        wanted = int(threshold_mask(latents.z, setting, self.reference).sum())
         return keep_highest(latents.error, wanted)
 
     def _true_error(self, latents: Latents) -> Tensor:

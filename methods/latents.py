@@ -55,11 +55,15 @@ class LatentMethod(StreamingMethod):
 
     def choose(self, latents: Latents, setting: float) -> Tensor:
         """The mask ``keep: bool [t, h, w]``."""
-        return self.choose_chunk(latents, setting, None)[0]
+        return self.choose_chunk(latents, setting, None)
 
-    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The mask of the next chunk and C_sel, the reference ``[C, h, w]`` to carry on; None at the start."""
+    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> Tensor:
+        """The mask of the next chunk; ``state`` is what :meth:`carry_on` made of the one before, None at the start."""
         raise ContractError(str(self.no_stream))
+
+    def carry_on(self, latents: Latents, keep: Tensor, state: Tensor | None) -> Tensor | None:
+        """C_sel, the reference ``[C, h, w]`` that the rule carries on from a chunk to the next; None: it has none."""
+        return None
 
     def fill(self, z: Tensor, keep: Tensor) -> Tensor:
         """Standardised latents with dropped positions zeroed -> complete latents; kept positions are not changed."""
@@ -119,7 +123,8 @@ class LatentMethod(StreamingMethod):
     def select_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tokens, Tensor | None]:
         setting = self.check_setting(setting)
         with self.stage("choose"):
-            keep, carried = self.choose_chunk(latents, setting, state)
+            keep = self.choose_chunk(latents, setting, state)
+            carried = self.carry_on(latents, keep, state)
         with self.stage("pack"):
             return self.pack(latents.z, keep, latents.extent), carried
 

@@ -10,27 +10,29 @@ from torch import Tensor
 Reference = Literal["previous", "last_kept"]
 
 
-def threshold_mask(
-    z: Tensor, tau: float, reference: Reference = "last_kept", last_kept: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def threshold_mask(z: Tensor, tau: float, reference: Reference = "last_kept", before: Tensor | None = None) -> Tensor:
     """Keep the positions whose temporal-L1 score, the mean over channels of ``|z - reference|``, exceeds ``tau``
     (strictly); the first latent frame is always kept.
 
     z: ``[C, t, h, w]``, standardised per channel, so that ``tau`` is in standard deviations of the latent.
-    last_kept: ``[C, h, w]``, the reference carried over from an earlier chunk of the same stream; with it the first
-    frame is judged like any other.
-    Returns ``keep: bool [t, h, w]`` and the reference to carry on.
+    before: ``[C, h, w]``, :func:`reference_after` an earlier chunk of the same stream; with it the first frame is
+    judged like any other.
+    Returns ``keep: bool [t, h, w]``.
     """
-    # beside a small encoder every kernel counts: sums instead of means, written where they belong
+    # beside a small encoder every kernel counts: sums instead of means, no reference that nobody asks for
     limit = tau * z.shape[0]
-    keep = z.new_ones(z.shape[1:], dtype=torch.bool)
-    frames, masks = z.unbind(1), keep.unbind(0)
-    if last_kept is None:
-        last_kept, frames, masks = frames[0], frames[1:], masks[1:]
-    for frame, kept in zip(frames, masks, strict=True):
-        torch.gt((frame - last_kept).abs_().sum(0), limit, out=kept)
-        last_kept = frame if reference == "previous" else torch.where(kept, frame, last_kept)
-    return keep, last_kept
+    frames = z.unbind(1) if before is None else (before, *z.unbind(1))
+    keep, against = [z.new_ones(z.shape[2:], dtype=torch.bool)], frames[0]
+    for i in range(1, len(frames)):
+        if i > 1:
+            against = frames[i - 1] if reference == "previous" else torch.where(keep[-1], frames[i - 1], against)
+        keep.append((frames[i] - against).abs_().sum(0) > limit)
+    return torch.stack(keep if before is None else keep[1:])
+
+
+def reference_after(z: Tensor, keep: Tensor, reference: Reference, before: Tensor | None = None) -> Tensor:
+    """What the frame after ``z`` is compared with, ``[C, h, w]``; arguments as for :func:`threshold_mask`."""
+    return z[:, -1] if reference == "previous" else last_held(z, keep, before)
 
 
 def hold(z: Tensor, keep: Tensor, before: Tensor | None = None) -> Tensor:

@@ -59,9 +59,9 @@ class Lit(Hold):
         forced = {} if self.forced is None else {"forced": dict(self.forced)}
         return {**super().parameters, "lit_digest": self.network_digest, **forced}
 
-    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        keep, carried = super().choose_chunk(latents, setting, state)
-        return keep if self.forced is None else declared_mask(keep, self.forced["kept"]), carried
+    def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> Tensor:
+        keep = super().choose_chunk(latents, setting, state)
+        return keep if self.forced is None else declared_mask(keep, self.forced["kept"])
 
     def fill_chunk(self, z: Tensor, keep: Tensor, state: FillState | None) -> tuple[Tensor, FillState]:
         """The network sees C_fill, taken for kept, before the chunk: no more latent frames than it was trained with.

@@ -139,7 +139,7 @@ def test_raw_units_give_the_same_latents_as_standardised_ones_when_they_agree():
 @torch.inference_mode()
 def test_a_bound_correction_stays_within_the_smallest_change_that_the_threshold_kept():
     z, _ = clip(1, 4, 5, 6, 6)
-    keep = threshold_mask(z[0], 0.9)[0][None]
+    keep = threshold_mask(z[0], 0.9)[None]
     seen = describe(z.movedim(1, -1), keep)
     held, smallest = (part.movedim(-1, 1) for part in (seen.held, seen.smallest))
     made = [network(bound=b) for b in (0.0, 1.0)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avtbench.methods.threshold import age, declared_mask, hold, last_held, threshold_mask
+from avtbench.methods.threshold import age, declared_mask, hold, last_held, reference_after, threshold_mask
 
 
 def latents(t: int = 6, seed: int = 0) -> torch.Tensor:
@@ -14,8 +14,8 @@ def latents(t: int = 6, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("reference", ["previous", "last_kept"])
 def test_a_negative_threshold_keeps_everything_and_an_infinite_one_the_first_frame(reference):
     z = latents()
-    assert threshold_mask(z, -1, reference)[0].all()
-    keep = threshold_mask(z, float("inf"), reference)[0]
+    assert threshold_mask(z, -1, reference).all()
+    keep = threshold_mask(z, float("inf"), reference)
     assert keep[0].all()
     assert not keep[1:].any()
 
@@ -23,20 +23,20 @@ def test_a_negative_threshold_keeps_everything_and_an_infinite_one_the_first_fra
 def test_a_change_equal_to_the_threshold_is_dropped():
     z = torch.zeros(2, 2, 1, 1)
     z[:, 1] = 0.5
-    assert not threshold_mask(z, 0.5)[0][1].any()
-    assert threshold_mask(z, 0.4999)[0][1].all()
+    assert not threshold_mask(z, 0.5)[1].any()
+    assert threshold_mask(z, 0.4999)[1].all()
 
 
 def test_with_the_previous_frame_as_reference_kept_counts_never_rise_with_the_threshold():
     z = latents()
-    counts = [int(threshold_mask(z, tau, "previous")[0].sum()) for tau in torch.linspace(0, 1, 30).tolist()]
+    counts = [int(threshold_mask(z, tau, "previous").sum()) for tau in torch.linspace(0, 1, 30).tolist()]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
 
 
 def test_with_last_kept_every_dropped_position_lies_within_the_threshold_of_what_stands_in_for_it():
     z, tau = latents(t=12), 0.3
-    keep, _ = threshold_mask(z, tau, "last_kept")
+    keep = threshold_mask(z, tau, "last_kept")
     apart = (z - hold(z, keep)).abs().mean(0)
     assert (~keep).any()
     assert float(apart[~keep].max()) <= tau
@@ -44,16 +44,16 @@ def test_with_last_kept_every_dropped_position_lies_within_the_threshold_of_what
 
 def test_with_previous_a_slow_drift_is_dropped_for_ever():
     z = torch.linspace(0, 10, 101).view(1, -1, 1, 1)
-    assert int(threshold_mask(z, 0.15, "previous")[0].sum()) == 1
-    assert int(threshold_mask(z, 0.15, "last_kept")[0].sum()) > 40
+    assert int(threshold_mask(z, 0.15, "previous").sum()) == 1
+    assert int(threshold_mask(z, 0.15, "last_kept").sum()) > 40
 
 
 @pytest.mark.parametrize("reference", ["previous", "last_kept"])
 def test_chunks_that_carry_the_reference_give_the_mask_of_the_whole(reference):
     z = latents(t=9)
-    whole, _ = threshold_mask(z, 0.3, reference)
-    first, carried = threshold_mask(z[:, :4], 0.3, reference)
-    second, _ = threshold_mask(z[:, 4:], 0.3, reference, carried)
+    whole = threshold_mask(z, 0.3, reference)
+    first = threshold_mask(z[:, :4], 0.3, reference)
+    second = threshold_mask(z[:, 4:], 0.3, reference, reference_after(z[:, :4], first, reference))
     assert torch.equal(torch.cat([first, second]), whole)
 
 
