@@ -122,14 +122,14 @@ Place = tuple[object, ...]
 
 
 def _measured(rows: Sequence[Row]) -> dict[Place, tuple[float, float]]:
-    """Kept fraction and PSNR by method, setting and clip, from the quality rows."""
+    """Kept fraction and PSNR by method, setting, clip and size, from the quality rows."""
     counted = [r for r in rows if r.status is Status.DONE and r.rate is not None]
     psnr = MEASURES["psnr"].value
     return {_place(r): (kept_fraction(r.rate), psnr(r) or math.nan) for r in counted if r.rate}
 
 
 def _place(row: Row) -> Place:
-    return row.method, row.setting, row.dataset, row.clip
+    return row.method, row.setting, row.dataset, row.clip, row.frames, row.height, row.width
 
 
 def _reached(group: Sequence[Row], measured: Mapping[Place, tuple[float, float]]) -> tuple[float, float]:

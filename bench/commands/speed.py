@@ -64,10 +64,11 @@ def _yaml(value: object) -> str:
 
 def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> tuple[list[Level], list[Row]]:
     """The quality pass of the same clips, and the settings at which the methods meet on it."""
+    from avtbench.bench.commands.speed_report import CURVES, REACHED
     from avtbench.reports import levels
 
     quality = wanted.model_copy(
-        update={"name": f"{wanted.name}-levels", "passes": ["quality"], "lpips": [], "previews": 0}
+        update={"name": CURVES.format(wanted.name), "passes": ["quality"], "lpips": [], "previews": 0}
     )
     kept: list[Row] = []
     if dry_run:
@@ -80,7 +81,8 @@ def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> tuple[list
     for line in left_out:
         print(f"left out {line}")
     reached: list[Row] = []
-    cli._start(_at(quality, found), out, path, report=False, show=reached.extend)  # what is really reached there
+    there = _at(quality, found).model_copy(update={"name": REACHED.format(wanted.name)})
+    cli._start(there, out, path, report=False, show=reached.extend)
     return found, reached
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 WARNINGS = "warnings.md"
 
 
+CURVES, REACHED = "{}-levels", "{}-reached"
+"""Names of a matched run's quality runs: where the levels are found, and what was reached at them."""
+
+
 class Shown:
     """Called with the rows of a run; ``to`` is the folder to write to, ``counted`` the quality rows of its clips."""
 
@@ -28,15 +33,30 @@ class Shown:
         with Store(self.store, create=False) as opened:
             say(rows, self.counted, self.levels, opened.environments(rows))
             if self.to:
-                named = _of_name(opened, opened.find_run().name)
-                for path in write(named, self.counted, self.levels, opened.environments(named), self.to):
+                name = opened.find_run().name
+                named = [row for row in _of_name(opened, name) if row.pass_ == "speed"]
+                counted = _of_name(opened, REACHED.format(name))
+                for path in write(named, counted, levels_of(opened, name), opened.environments(named), self.to):
                     print(path)
 
 
 def _of_name(store: Store, name: str) -> list[Row]:
-    """Speed rows of every run of that name, each point once."""
-    rows = {row.key: row for run in store.runs() if run.name == name for row in store.rows(run.id)}
-    return [row for row in rows.values() if row.pass_ == "speed"]
+    """Rows of every run of that name, each point once."""
+    return list({row.key: row for run in store.runs() if run.name == name for row in store.rows(run.id)}.values())
+
+
+def levels_of(store: Store, name: str) -> list[Level]:
+    """The levels at which runs of that name were matched: each size, each set of clips has its own settings."""
+    from avtbench.reports import levels
+    from avtbench.reports.errors import ReportError
+
+    found: list[Level] = []
+    for run in store.runs():
+        if run.name == CURVES.format(name):
+            with contextlib.suppress(ReportError):  # a run that was stopped before its methods could meet
+                met, _ = levels.find(store.rows(run.id), run.spec["speed"]["match"])
+                found += [level for level in met if level not in found]
+    return found
 
 
 def say(

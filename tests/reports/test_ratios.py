@@ -1,6 +1,7 @@
 """Speed rows side by side: medians, paired ratios with what explains them, overhead over the base."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def counted_rows(method, curve, clips=6):
         Row(
             key=f"q{method}{setting}{clip}", status=Status.DONE, pass_="quality", method=method, tier="shared",
             family=FAMILIES[method], weights="trained", tokenizer="embedded", dataset="made", clip=f"clip{clip}",
-            frames=1, height=64, width=64, setting=setting, setting_name="threshold",
+            frames=17, height=64, width=64, setting=setting, setting_name="threshold",
             rate=Rate(kept=int(1000 * kept), total=1000, payload_bits=1, mask_bits=1, mask_bits_coded=1),
             quality=Quality(
                 profile="tokenbench/1", frame_pixels=1000, frame_sse=[int(1000 * mse)], frame_sse_float=[1000.0 * mse],
@@ -168,6 +169,28 @@ def test_pairs_of_a_level_are_those_at_its_settings():
     matched = [("kept=0.9", {"lit": 0.1, "search": 0.01}), ("kept=0.3", {"lit": 0.4, "search": 0.1})]
     found = [(text, a.setting, b.setting) for text, a, b in ratios.pairs(ratios.timed(rows), matched)]
     assert found == [("kept=0.9", 0.01, 0.1), ("kept=0.3", 0.1, 0.4)]
+
+
+def test_every_size_that_was_matched_under_one_name_keeps_its_own_levels():
+    rows = {
+        "small": counted_rows("lit", {0.1: (0.8, 10), 0.4: (0.4, 30)}),
+        "large": counted_rows("lit", {0.1: (0.7, 10), 0.3: (0.5, 30)}),
+        "stopped": counted_rows("full-rate", {0.0: (1.0, 8)}),
+        "another": CURVES,
+    }
+    spec = {"speed": {"match": ["kept=0.6"]}}
+    runs = [SimpleNamespace(id=i, name=f"{'other' if i == 'another' else 'mine'}-levels", spec=spec) for i in rows]
+    store = SimpleNamespace(runs=lambda: [*runs, runs[0]], rows=rows.get)
+    assert speed_report.levels_of(store, "mine") == [
+        ("kept=0.6", {"lit": pytest.approx(0.25)}),
+        ("kept=0.6", {"lit": pytest.approx(0.2)}),
+    ]
+
+
+def test_a_kept_fraction_is_of_the_size_at_which_it_was_counted():
+    rows = [r for w in (64, 96) for r in timed_rows("lit", 0.1, 0.2, width=w)]
+    groups = ratios.timed([*rows, *counted_rows("lit", {0.5: (0.4, 20)})])
+    assert {g.first.width: g.kept for g in groups} == {64: pytest.approx(0.4), 96: pytest.approx(math.nan, nan_ok=True)}
 
 
 def test_the_same_at_its_most_and_its_fewest_tokens_is_a_pair():
