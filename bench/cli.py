@@ -361,12 +361,13 @@ def _run_with_progress(todo: Plan, store: Store, estimate: Estimate, workers: in
 
 
 def _write_report(store: Store, run_id: str, out: Path) -> Path:
+    from avtbench.bench.commands.speed_report import matched
     from avtbench.reports.report import write
 
     rows = store.rows(run_id)
     entry = store.find_run(run_id)
     title = f"{entry.name}: {entry.spec.get('summary', '')}".rstrip(": ")
-    return write(rows, store.previews(run_id), store.environments(rows), out / run_id, title)
+    return write(rows, store.previews(run_id), store.environments(rows), out / run_id, title, *matched(store, entry))
 
 
 @_verb("avtbench report demo --out figures")

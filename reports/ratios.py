@@ -22,6 +22,9 @@ FULL = "full-rate"
 SHOWN: tuple[Side, ...] = ("encode side", "end to end")
 LEAST_RATES_APART = 0.1
 """Kept fractions closer than this say nothing of whether time shrinks with the tokens."""
+UNMATCHED = (
+    "No level was matched: each method stands at its setting nearest to half of the tokens, or at its middle one."
+)
 Floors = Mapping[Side, Mapping[Alike, float]]
 """Noise floor of each side, as a factor >= 1, for comparisons among configurations that are alike."""
 Level = tuple[str, Mapping[str, float]]
@@ -223,6 +226,13 @@ def floors(rows: Sequence[Row]) -> Floors:
     return {side: statistics.noise_floors(rows, side) for side in SHOWN}
 
 
+def speed_tables(rows: Sequence[Row], counted: Sequence[Row] = (), levels: Sequence[Level] = ()) -> tuple[Table, ...]:
+    """Times, speed-ups and overhead, those that have a line; ``counted``: quality rows of the same clips, for rates."""
+    groups = timed([*rows, *counted])
+    made = times(groups), speed_ups(groups, levels, floors(rows)), overhead(groups)
+    return tuple(table for table in made if len(table.texts))
+
+
 def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Floors | None = None) -> Table:
     """Every pair's speed-up, encode side and end to end, as evaluations x FLOPs per evaluation x rest.
 
@@ -276,6 +286,7 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Flo
     notes = [
         *_told(floors, list(dict.fromkeys(compared))),
         *dict.fromkeys(f"Not measured in full: {line['extrapolated']}." for line in lines if line["extrapolated"]),
+        *([UNMATCHED] if lines and not levels and len(chosen(groups)) < len(groups) else []),
     ]
     values = pd.DataFrame([*lines, *(line for line, _ in apart)])
     shown = pd.DataFrame([*texts, *(text for _, text in apart)]).fillna("–")
@@ -312,19 +323,17 @@ def overhead(groups: Sequence[Timed]) -> Table:
         share = _selection(mine)
         fill = mine.stage("decode/fill")
         line = {
-            "method": mine.name, "setting": mine.setting, "kept": mine.kept, "selection_over_encoder": share,
+            "method": mine.name, "setting": mine.setting, "kept": mine.kept,
+            "size": f"{mine.alike.size}, {mine.alike.dtype}", "selection_over_encoder": share,
             "encode_side_over_encoder": encode.ratio, "encode_low": encode.low, "encode_high": encode.high,
             "encode_side_over_full_rate": apart.ratio, "apart_low": apart.low, "apart_high": apart.high,
             "round_trip_over_full_rate": total.ratio, "total_low": total.low, "total_high": total.high,
             "fill_s": float(np.median(fill)) if fill else math.nan, "total_s": mine.samples("end to end").median,
         }  # fmt: skip
         lines.append(line)
-        timing = mine.first.timing
-        assert timing is not None
-        size = f"{mine.first.frames}x{mine.first.height}x{mine.first.width}, {timing.dtype}"
         texts.append(
             {
-                "size": size, "method": mine.name, "setting": _setting(mine),
+                "size": line["size"], "method": mine.name, "setting": _setting(mine),
                 "kept": "–" if math.isnan(mine.kept) else f"{mine.kept:.2f}",
                 "selection / encoder": f"{share:.2%}",
                 "encode side / encoder": f"{_ratio(encode.ratio)} {encode.interval}",

@@ -10,16 +10,17 @@ import pandas as pd
 
 from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Preview, Row
-from avtbench.reports import figures, findings, html, tables, times
+from avtbench.reports import figures, findings, html, ratios, tables, times
 from avtbench.reports.curves import Curve, curves
 from avtbench.reports.errors import ReportError
 from avtbench.reports.figures import Picture, save, slug
 from avtbench.reports.frame import QUALITIES, RATES, clips_of, datasets_in, frame, outcomes, quality_points
 from avtbench.reports.palette import base_name, order
+from avtbench.reports.ratios import Level
 
 PAGE = "report.html"
 FIGURES = ("rd-", "quality-time-", "rate-time-", "stages", "motion", "tokens-")
-TABLES = ("results-", "comparisons-", "sweep-", "time")
+TABLES = ("results-", "comparisons-", "sweep-", "time", "speed-")
 """How the names of all files begin that a report writes."""
 TIERS = {"shared": "Shared backbone: rules on one common tokeniser", "faithful": "Faithful: published architectures"}
 MOST_MAPS = 6
@@ -33,9 +34,12 @@ def write(
     environments: Mapping[str, Mapping[str, Any]],
     out: Path,
     title: str,
+    levels: Sequence[Level] = (),
+    counted: Sequence[Row] = (),
 ) -> Path:
     """Write ``figures/``, ``tables/`` and the page below ``out``; return the path of the page.
 
+    levels, counted: of a speed run, where its methods were matched and the quality rows of its clips.
     Raises :class:`ReportError` in one line when there is no row, when rows of two metric profiles meet, or when
     ``out`` cannot be written.
     """
@@ -44,7 +48,7 @@ def write(
     table = frame(rows)
     try:
         pictures, panels = _figures(table, previews, out / "figures")
-        printed, found = _tables(table, out / "tables")
+        printed, found = _tables(table, _speed_tables(rows, counted, levels), out / "tables")
         page = _page(table, environments, title, pictures, panels, printed, found, out)
         path = out / PAGE
         path.write_text(page, encoding="utf-8")
@@ -172,8 +176,10 @@ def _token_maps(table: pd.DataFrame, previews: Sequence[Preview], folder: Path) 
     return made
 
 
-def _tables(table: pd.DataFrame, folder: Path) -> tuple[dict[str, Any], list[findings.Finding]]:
-    made: dict[str, Any] = {"results": [], "comparisons": [], "sweep": [], "time": None}
+def _tables(
+    table: pd.DataFrame, speed: Sequence[tables.Table], folder: Path
+) -> tuple[dict[str, list[tables.Table]], list[findings.Finding]]:
+    made: dict[str, list[tables.Table]] = {"results": [], "comparisons": [], "sweep": [], "time": [], "speed": [*speed]}
     told = findings.bounds_missing(table)
     for tier in tiers_in(table):
         made["results"].append(tables.matched(table, tier))
@@ -184,19 +190,19 @@ def _tables(table: pd.DataFrame, folder: Path) -> tuple[dict[str, Any], list[fin
         made["sweep"].append(tables.swept(table, tier))
     summary = times.speed_summary(table)
     if len(summary):
-        made["time"] = tables.timing(summary)
+        made["time"].append(tables.timing(summary))
     for one in _each(made):
         tables.write(one, folder)
     return made, told + findings.reached(table) + findings.lossless(table)
 
 
-def _each(made: Mapping[str, Any]) -> list[tables.Table]:
-    return [
-        *made["results"],
-        *made["comparisons"],
-        *made["sweep"],
-        *([made["time"]] if made["time"] is not None else []),
-    ]
+def _speed_tables(rows: Sequence[Row], counted: Sequence[Row], levels: Sequence[Level]) -> list[tables.Table]:
+    """Speed-ups and overhead; the times of a report are in its own table, by data set."""
+    return [one for one in ratios.speed_tables(rows, counted, levels) if one.name != "speed-times"]
+
+
+def _each(made: Mapping[str, list[tables.Table]]) -> list[tables.Table]:
+    return [table for kind in made.values() for table in kind]
 
 
 def _page(
@@ -205,7 +211,7 @@ def _page(
     title: str,
     pictures: Mapping[str, list[Picture]],
     panels: Mapping[str, list[Curve]],
-    printed: Mapping[str, Any],
+    printed: Mapping[str, list[tables.Table]],
     told: Sequence[findings.Finding],
     out: Path,
 ) -> str:
@@ -221,7 +227,7 @@ def _page(
     sections = [
         ("curves", "Rate and quality", bool(panels)),
         ("tables", "Results", bool(printed["results"])),
-        ("time", "Time", printed["time"] is not None),
+        ("time", "Time", bool(printed["time"])),
         ("stages", "Stages", bool(pictures["stages"])),
         ("motion", "Motion", bool(pictures["motion"])),
         ("tokens", "Token maps", bool(pictures["tokens"])),
@@ -249,7 +255,15 @@ def _page(
         few_figures=len(pictures["curves"]) <= 8,
         tables=printed,
         downloads=downloads,
-        tier_words={one.name: TIERS[one.name.rpartition("-")[2]] for one in _each(printed) if one.name != "time"},
+        tier_words={
+            one.name: TIERS[one.name.rpartition("-")[2]]
+            for kind in ("results", "comparisons", "sweep")
+            for one in printed[kind]
+        },
+        speed_words={
+            "speed-ups": "Paired speed-ups and what explains them",
+            "speed-overhead": "Overhead over full rate",
+        },
     )
 
 

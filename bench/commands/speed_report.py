@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from avtbench.bench.rows import Row
-    from avtbench.bench.store import Store
-    from avtbench.reports.ratios import Level, Timed
+    from avtbench.bench.store import RunEntry, Store
+    from avtbench.reports.ratios import Level
     from avtbench.reports.tables import Table
 
 
@@ -33,10 +33,10 @@ class Shown:
         with Store(self.store, create=False) as opened:
             say(rows, self.counted, self.levels, opened.environments(rows))
             if self.to:
-                name = opened.find_run().name
-                named = [row for row in _of_name(opened, name) if row.pass_ == "speed"]
-                counted = _of_name(opened, REACHED.format(name))
-                for path in write(named, counted, levels_of(opened, name), opened.environments(named), self.to):
+                run = opened.find_run()
+                named = [row for row in _of_name(opened, run.name) if row.pass_ == "speed"]
+                levels, counted = matched(opened, run)
+                for path in write(named, counted, levels, opened.environments(named), self.to):
                     print(path)
 
 
@@ -45,18 +45,23 @@ def _of_name(store: Store, name: str) -> list[Row]:
     return list({row.key: row for run in store.runs() if run.name == name for row in store.rows(run.id)}.values())
 
 
-def levels_of(store: Store, name: str) -> list[Level]:
-    """The levels at which runs of that name were matched: each size, each set of clips has its own settings."""
+def matched(store: Store, run: RunEntry) -> tuple[list[Level], list[Row]]:
+    """Of a run that was matched: the levels of all runs of its name, and the quality rows that tell what was reached.
+
+    Each size and each set of clips has settings of its own, so that a level may stand there more than once.
+    """
     from avtbench.reports import levels
     from avtbench.reports.errors import ReportError
 
+    if not run.spec.get("speed", {}).get("match"):
+        return [], []
     found: list[Level] = []
-    for run in store.runs():
-        if run.name == CURVES.format(name):
-            with contextlib.suppress(ReportError):  # a run that was stopped before its methods could meet
-                met, _ = levels.find(store.rows(run.id), run.spec["speed"]["match"])
+    for curves in store.runs():
+        if curves.name == CURVES.format(run.name):
+            with contextlib.suppress(ReportError):  # stopped before its methods could meet
+                met, _ = levels.find(store.rows(curves.id), curves.spec["speed"]["match"])
                 found += [level for level in met if level not in found]
-    return found
+    return found, _of_name(store, REACHED.format(run.name))
 
 
 def say(
@@ -90,10 +95,9 @@ def say(
         console.print(f"machine: {environment.headline(record)}")
     for line in environment.across(environments):
         console.print(line)
-    for table in _tables(rows, groups, levels):
-        if len(table.texts):
-            console.print()
-            _print(console, table)
+    for table in ratios.speed_tables(rows, counted, levels):
+        console.print()
+        _print(console, table)
     warned = findings.speed_warnings(frame(list(rows)))
     if warned:
         console.print("\nwarnings")
@@ -129,19 +133,11 @@ def write(
     from avtbench.reports.frame import frame
 
     exchange.write(rows, environments, to / "rows.csv")
-    groups: list[Timed] = ratios.timed([*rows, *counted])
     written = [to / "rows.csv", exchange.machines_of(to / "rows.csv")]
-    for table in _tables(rows, groups, levels):
-        if len(table.texts):
-            table.values.to_csv(to / f"{table.name}.csv", index=False)
-            (to / f"{table.name}.md").write_text(tables.to_markdown(table), encoding="utf-8")
-            written += [to / f"{table.name}.csv", to / f"{table.name}.md"]
+    for table in ratios.speed_tables(rows, counted, levels):
+        table.values.to_csv(to / f"{table.name}.csv", index=False)
+        (to / f"{table.name}.md").write_text(tables.to_markdown(table), encoding="utf-8")
+        written += [to / f"{table.name}.csv", to / f"{table.name}.md"]
     warned = findings.speed_warnings(frame(list(rows)))
     (to / WARNINGS).write_text("".join(f"- {text}\n" for text in warned) or "None.\n", encoding="utf-8")
     return [*written, to / WARNINGS]
-
-
-def _tables(rows: Sequence[Row], groups: Sequence[Timed], levels: Sequence[Level]) -> tuple[Table, ...]:
-    from avtbench.reports import ratios
-
-    return ratios.times(groups), ratios.speed_ups(groups, levels, ratios.floors(rows)), ratios.overhead(groups)

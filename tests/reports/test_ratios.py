@@ -180,11 +180,22 @@ def test_every_size_that_was_matched_under_one_name_keeps_its_own_levels():
     }
     spec = {"speed": {"match": ["kept=0.6"]}}
     runs = [SimpleNamespace(id=i, name=f"{'other' if i == 'another' else 'mine'}-levels", spec=spec) for i in rows]
-    store = SimpleNamespace(runs=lambda: [*runs, runs[0]], rows=rows.get)
-    assert speed_report.levels_of(store, "mine") == [
-        ("kept=0.6", {"lit": pytest.approx(0.25)}),
-        ("kept=0.6", {"lit": pytest.approx(0.2)}),
-    ]
+    runs += [runs[0], SimpleNamespace(id="reached", name="mine-reached", spec=spec)]
+    rows["reached"] = counted_rows("lit", {0.25: (0.6, 20), 0.2: (0.6, 20)})
+    store = SimpleNamespace(runs=lambda: runs, rows=rows.get)
+    found, counted = speed_report.matched(store, SimpleNamespace(name="mine", spec=spec))
+    assert found == [("kept=0.6", {"lit": pytest.approx(0.25)}), ("kept=0.6", {"lit": pytest.approx(0.2)})]
+    assert counted == rows["reached"]
+    assert speed_report.matched(store, SimpleNamespace(name="mine", spec={})) == ([], [])
+
+
+def test_pairs_without_a_level_say_at_which_setting_each_method_stands():
+    rows = [r for s in (0.1, 0.4) for r in timed_rows("lit", 0.1 + s, 0.2, setting=s)]
+    rows += timed_rows("search", 0.9, 0.3, setting=0.01)
+    _, ups = ratios.speed_tables(rows)
+    assert ratios.UNMATCHED in ups.notes
+    _, ups = ratios.speed_tables(rows, levels=[("kept=0.9", {"lit": 0.1, "search": 0.01})])
+    assert ratios.UNMATCHED not in ups.notes
 
 
 def test_a_kept_fraction_is_of_the_size_at_which_it_was_counted():

@@ -20,6 +20,8 @@ PARTS = (
     "tables/results-shared.md",
     "tables/results-shared.tex",
     "tables/time.tex",
+    "tables/speed-ups.csv",
+    "tables/speed-overhead.tex",
 )
 FIGURES = (
     "rd-psnr-kept-davis",
@@ -49,6 +51,12 @@ def test_everything_is_written(page):
     for figure in FIGURES:
         for ending in ("pdf", "png"):
             assert (page.parent / "figures" / f"{figure}.{ending}").stat().st_size > 0
+
+
+def test_ratios_of_times_stand_with_the_times(page):
+    text = own(page)
+    assert text.index('id="time"') < text.index("Paired speed-ups and what explains them") < text.index('id="stages"')
+    assert "What a threshold adds to its frozen tokeniser." in text
 
 
 def test_token_maps_show_each_choosing_method_once_near_half_of_its_tokens(page):
