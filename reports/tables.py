@@ -268,8 +268,8 @@ def to_latex(table: Table) -> str:
 
 
 def breaks(lines: pd.DataFrame) -> list[bool]:
-    """Whether a block begins at each line: a new level, or a new method where lines are settings."""
-    steady = lines[lines.columns[0] if lines.columns[0] == "kept" else "method"]
+    """Whether a block begins at each line: a new level or opponent, or a new method where lines are settings."""
+    steady = lines["method" if "method" in lines and lines.columns[0] != "kept" else lines.columns[0]]
     changes = [a != b for a, b in itertools.pairwise(steady)]
     return [False, *(c and not all(changes) for c in changes)]
 
