@@ -243,10 +243,12 @@ def _speed_up(
     if not found.low > 0:
         return None
     random = " Random weights." if {"random"} & {slow["weights"].iloc[0], fast["weights"].iloc[0]} else ""
-    kept = " and ".join(f"{m['kept_fraction'].mean():.2f}" for m in (fast, slow))
+    shares = [m["kept_fraction"].mean() for m in (fast, slow)]
+    told = f"at {shares[0]:.2f} and {shares[1]:.2f} of the tokens"
+    at = "their rates not counted here" if any(map(math.isnan, shares)) else told
     tone: Tone = "plain" if floor is None or found.low > floor or found.high < 1 / floor else "open"
     verdict = f" {b} is {found.verdict(floor)}." if floor is not None else ""
-    return Finding(tone, f"{b} against {a}, at {kept} of the tokens: {found}.{verdict}{random}")
+    return Finding(tone, f"{b} against {a}, {at}: {found}.{verdict}{random}")
 
 
 def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) -> list[Finding]:

@@ -55,6 +55,13 @@ def test_a_speed_up_is_claimed_beyond_the_noise_floor_only(make):
     assert "full-rate is not distinguishable: the noise floor" in told(near)
 
 
+def test_a_speed_up_names_the_rates_where_they_were_counted(make):
+    assert "full-rate against lit, their rates not counted here: " in told(
+        timed(make, "full-rate", 0.1) + timed(make, "lit", 0.4)
+    )
+    assert "full-rate against lit, at 1.00 and 0.47 of the tokens: " in told(make.sweep(["full-rate", "lit"], clips=4))
+
+
 def test_without_a_pair_nothing_is_called_faster(make):
     text = told(timed(make, "full-rate", 0.1) + timed(make, "lit", 0.4))
     assert "so nothing can be called faster" in text
