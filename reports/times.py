@@ -11,6 +11,7 @@ import pandas as pd
 
 from avtbench.bench.metrics.measures import end_to_end
 from avtbench.bench.rows import Row
+from avtbench.bench.timing.statistics import Alike, alike
 from avtbench.reports.frame import quality_points, speed_points
 from avtbench.reports.palette import order
 
@@ -71,6 +72,8 @@ class StageMeans:
     """Mean seconds of the stages of one method at one setting; ``total`` is the mean end-to-end time."""
 
     label: str
+    at: str
+    """Size and dtype, e.g. ``17x128x128, float32``."""
     kept: float
     total: float
     stages: Mapping[str, float]
@@ -84,10 +87,21 @@ class StageMeans:
 
 
 def stage_means(table: pd.DataFrame, scenario: str = "latency") -> list[StageMeans]:
-    """Average the stages of every method at its timed setting closest to half of the tokens."""
+    """Average the stages of every method at its timed setting closest to half of the tokens.
+
+    Sizes, dtypes and machines are never mixed: the one is taken at which most methods were timed.
+    """
     speed = speed_points(table)
+    speed = speed[speed["scenario"] == scenario]
+    met: dict[Alike, set[str]] = {}
+    for label, row in zip(speed["label"], speed["row"], strict=True):
+        met.setdefault(alike(row), set()).add(label)
+    if not met:
+        return []
+    shown = max(met, key=lambda one: len(met[one]))
+    speed = speed[[alike(row) == shown for row in speed["row"]]]
     found = []
-    for label, mine in speed[speed["scenario"] == scenario].groupby("label", sort=False):
+    for label, mine in speed.groupby("label", sort=False):
         chosen = nearest_setting(mine)
         rows: list[Row] = [row for row in chosen["row"] if row.timing.encode_side]
         count = sum(len(row.timing.encode_side) for row in rows if row.timing)
@@ -98,5 +112,6 @@ def stage_means(table: pd.DataFrame, scenario: str = "latency") -> list[StageMea
             for stage in row.timing.stages if row.timing else ():
                 stages[stage.path] = stages.get(stage.path, 0.0) + sum(stage.seconds) / count
         total = sum(sum(end_to_end(row)) for row in rows) / count
-        found.append(StageMeans(str(label), float(chosen["kept_fraction"].mean()), total, stages))
+        at = f"{shown.size}, {shown.dtype}"
+        found.append(StageMeans(str(label), at, float(chosen["kept_fraction"].mean()), total, stages))
     return sorted(found, key=lambda s: order(s.label))

@@ -46,6 +46,16 @@ def test_stages_add_up_and_the_rest_is_unattributed(make):
     assert figures.stage_breakdown([found]).axes[1].get_xlabel() == "share of end-to-end time (%)"
 
 
+def test_stages_of_several_sizes_are_not_averaged(make):
+    rows = timed(make, "lit", 0.1) + timed(make, "full-rate", 0.2)
+    larger = [r.model_copy(update={"key": f"{r.key}+", "height": 2 * r.height}) for r in timed(make, "lit", 0.9)]
+    found = {s.label: s for s in stage_means(frame(larger + rows))}
+    alone = {s.label: s for s in stage_means(frame(rows))}
+    assert found == alone
+    assert set(found) == {"lit", "full-rate"}
+    assert found["lit"].at == f"{rows[0].frames}x{rows[0].height}x{rows[0].width}, float32"
+
+
 def test_a_speed_up_is_claimed_beyond_the_noise_floor_only(make):
     rows = timed(make, "full-rate", 0.1) + timed(make, "full-rate", 0.101, alias="again") + timed(make, "lit", 0.4)
     assert "Noise floor 1.0" in told(rows)
