@@ -162,14 +162,13 @@ def times(groups: Sequence[Timed]) -> Table:
     for g in groups:
         encode, total = g.samples("encode side"), g.samples("end to end")
         evaluations, flops = g.cost("end to end")
-        row, timing = g.first, g.first.timing
+        timing = g.first.timing
         assert timing is not None
         launches = len({r.timing.launch for r in g.rows if r.timing})
         clips = len({(r.dataset, r.clip) for r in g.rows})
-        size = f"{row.frames}x{row.height}x{row.width}"
         lines.append(
             {
-                "method": g.name, "setting": g.setting, "kept": g.kept, "psnr": g.psnr, "size": size,
+                "method": g.name, "setting": g.setting, "kept": g.kept, "psnr": g.psnr, "size": g.alike.size,
                 "scenario": timing.scenario,
                 "device": timing.device, "dtype": timing.dtype, "encode_s": encode.median,
                 "encode_p20": encode.spread[0], "encode_p80": encode.spread[1], "total_s": total.median,
@@ -180,7 +179,7 @@ def times(groups: Sequence[Timed]) -> Table:
         )  # fmt: skip
         texts.append(
             {
-                "size": f"{size}, {timing.dtype}", "method": g.name, "setting": _setting(g),
+                "size": g.alike.at, "method": g.name, "setting": _setting(g),
                 "kept": "–" if math.isnan(g.kept) else f"{g.kept:.2f}",
                 "PSNR (dB)": "" if math.isnan(g.psnr) else f"{g.psnr:.2f}", "encode side": str(encode),
                 "end to end": str(total), "NFE": _count(evaluations), "FLOPs": _flops(flops),
@@ -226,11 +225,9 @@ def floors(rows: Sequence[Row]) -> Floors:
     return {side: statistics.noise_floors(rows, side) for side in SHOWN}
 
 
-def speed_tables(rows: Sequence[Row], counted: Sequence[Row] = (), levels: Sequence[Level] = ()) -> tuple[Table, ...]:
-    """Times, speed-ups and overhead, those that have a line; ``counted``: quality rows of the same clips, for rates."""
-    groups = timed([*rows, *counted])
-    made = times(groups), speed_ups(groups, levels, floors(rows)), overhead(groups)
-    return tuple(table for table in made if len(table.texts))
+def comparisons(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Floors | None = None) -> list[Table]:
+    """Speed-ups and overhead, those that have a line."""
+    return [table for table in (speed_ups(groups, levels, floors), overhead(groups)) if len(table.texts)]
 
 
 def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Floors | None = None) -> Table:
@@ -244,7 +241,7 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Flo
     apart: list[tuple[dict[str, object], dict[str, str]]] = []
     compared: list[Alike] = []
     for level, slow, fast in [*pairs(groups, levels), *rates(groups)]:
-        size = f"{fast.alike.size}, {fast.alike.dtype}"
+        size = fast.alike.at
         for side in SHOWN:
             line: dict[str, object] = {"level": level, "slow": slow.name, "fast": fast.name, "side": side, "size": size}
             text = {
@@ -324,7 +321,7 @@ def overhead(groups: Sequence[Timed]) -> Table:
         fill = mine.stage("decode/fill")
         line = {
             "method": mine.name, "setting": mine.setting, "kept": mine.kept,
-            "size": f"{mine.alike.size}, {mine.alike.dtype}", "selection_over_encoder": share,
+            "size": mine.alike.at, "selection_over_encoder": share,
             "encode_side_over_encoder": encode.ratio, "encode_low": encode.low, "encode_high": encode.high,
             "encode_side_over_full_rate": apart.ratio, "apart_low": apart.low, "apart_high": apart.high,
             "round_trip_over_full_rate": total.ratio, "total_low": total.low, "total_high": total.high,

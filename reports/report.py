@@ -198,7 +198,7 @@ def _tables(
 
 def _speed_tables(rows: Sequence[Row], counted: Sequence[Row], levels: Sequence[Level]) -> list[tables.Table]:
     """Speed-ups and overhead; the times of a report are in its own table, by data set."""
-    return [one for one in ratios.speed_tables(rows, counted, levels) if one.name != "speed-times"]
+    return ratios.comparisons(ratios.timed([*rows, *counted]), levels, ratios.floors(rows))
 
 
 def _each(made: Mapping[str, list[tables.Table]]) -> list[tables.Table]:

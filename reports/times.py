@@ -112,6 +112,5 @@ def stage_means(table: pd.DataFrame, scenario: str = "latency") -> list[StageMea
             for stage in row.timing.stages if row.timing else ():
                 stages[stage.path] = stages.get(stage.path, 0.0) + sum(stage.seconds) / count
         total = sum(sum(end_to_end(row)) for row in rows) / count
-        at = f"{shown.size}, {shown.dtype}"
-        found.append(StageMeans(str(label), at, float(chosen["kept_fraction"].mean()), total, stages))
+        found.append(StageMeans(str(label), shown.at, float(chosen["kept_fraction"].mean()), total, stages))
     return sorted(found, key=lambda s: order(s.label))

@@ -51,19 +51,18 @@ def speed(
     path = store or out / cli.STORE.name
     if wanted.speed.match:
         _require_one_each(wanted)
-    levels, counted = _levels(wanted, out, path, dry_run) if wanted.speed.match else ([], [])
+    levels = _levels(wanted, out, path, dry_run) if wanted.speed.match else []
     if levels:
         wanted = _at(wanted, levels)
-    show = Shown(path, to, levels, counted)
-    cli._start(wanted, out, path, dry_run=dry_run, fresh=fresh, report=False, show=show)
+    cli._start(wanted, out, path, dry_run=dry_run, fresh=fresh, report=False, show=Shown(path, to))
 
 
 def _yaml(value: object) -> str:
     return json.dumps(value) if isinstance(value, list) else str(value)
 
 
-def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> tuple[list[Level], list[Row]]:
-    """The quality pass of the same clips, and the settings at which the methods meet on it."""
+def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> list[Level]:
+    """Run the quality pass of the same clips, and again at the settings at which the methods meet on it."""
     from avtbench.bench.commands.speed_report import CURVES, REACHED
     from avtbench.reports import levels
 
@@ -73,17 +72,16 @@ def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> tuple[list
     kept: list[Row] = []
     if dry_run:
         cli._start(quality, out, path, dry_run=True)
-        return [], []
+        return []
     cli._start(quality, out, path, report=False, show=kept.extend)
     found, left_out = levels.find(kept, wanted.speed.match)
     for text, settings in found:
         print(f"at {text}: " + ", ".join(f"{name} {setting:g}" for name, setting in settings.items()))
     for line in left_out:
         print(f"left out {line}")
-    reached: list[Row] = []
     there = _at(quality, found).model_copy(update={"name": REACHED.format(wanted.name)})
-    cli._start(there, out, path, report=False, show=reached.extend)
-    return found, reached
+    cli._start(there, out, path, report=False)
+    return found
 
 
 def _require_one_each(wanted: RunSpec) -> None:

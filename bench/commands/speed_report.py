@@ -22,20 +22,20 @@ CURVES, REACHED = "{}-levels", "{}-reached"
 
 
 class Shown:
-    """Called with the rows of a run; ``to`` is the folder to write to, ``counted`` the quality rows of its clips."""
+    """Called with the rows of a run, the latest of the store; ``to`` is the folder to write to."""
 
-    def __init__(self, store: Path, to: Path | None, levels: Sequence[Level], counted: Sequence[Row]) -> None:
-        self.store, self.to, self.levels, self.counted = store, to, levels, counted
+    def __init__(self, store: Path, to: Path | None) -> None:
+        self.store, self.to = store, to
 
     def __call__(self, rows: list[Row]) -> None:
         from avtbench.bench.store import Store
 
         with Store(self.store, create=False) as opened:
-            say(rows, self.counted, self.levels, opened.environments(rows))
+            run = opened.find_run()
+            levels, counted = matched(opened, run)
+            say(rows, counted, levels, opened.environments(rows))
             if self.to:
-                run = opened.find_run()
                 named = [row for row in _of_name(opened, run.name) if row.pass_ == "speed"]
-                levels, counted = matched(opened, run)
                 for path in write(named, counted, levels, opened.environments(named), self.to):
                     print(path)
 
@@ -48,18 +48,23 @@ def _of_name(store: Store, name: str) -> list[Row]:
 def matched(store: Store, run: RunEntry) -> tuple[list[Level], list[Row]]:
     """Of a run that was matched: the levels of all runs of its name, and the quality rows that tell what was reached.
 
-    Each size and each set of clips has settings of its own, so that a level may stand there more than once.
+    Each size and each set of clips has settings of its own, so that a level may stand there more than once. Levels
+    found without one of this run's methods say nothing of it and are left out.
     """
     from avtbench.reports import levels
     from avtbench.reports.errors import ReportError
 
     if not run.spec.get("speed", {}).get("match"):
         return [], []
+    methods = {row.method for row in store.rows(run.id)}
     found: list[Level] = []
     for curves in store.runs():
-        if curves.name == CURVES.format(run.name):
+        if curves.name != CURVES.format(run.name):
+            continue
+        rows = store.rows(curves.id)
+        if methods <= {row.method for row in rows}:
             with contextlib.suppress(ReportError):  # stopped before its methods could meet
-                met, _ = levels.find(store.rows(curves.id), curves.spec["speed"]["match"])
+                met, _ = levels.find(rows, curves.spec["speed"]["match"])
                 found += [level for level in met if level not in found]
     return found, _of_name(store, REACHED.format(run.name))
 
@@ -95,7 +100,7 @@ def say(
         console.print(f"machine: {environment.headline(record)}")
     for line in environment.across(environments):
         console.print(line)
-    for table in ratios.speed_tables(rows, counted, levels):
+    for table in (ratios.times(groups), *ratios.comparisons(groups, levels, ratios.floors(rows))):
         console.print()
         _print(console, table)
     warned = findings.speed_warnings(frame(list(rows)))
@@ -134,7 +139,9 @@ def write(
 
     exchange.write(rows, environments, to / "rows.csv")
     written = [to / "rows.csv", exchange.machines_of(to / "rows.csv")]
-    for table in ratios.speed_tables(rows, counted, levels):
+    groups = ratios.timed([*rows, *counted])
+    compared = ratios.comparisons(groups, levels, ratios.floors(rows))
+    for table in [ratios.times(groups), *compared] if groups else []:
         table.values.to_csv(to / f"{table.name}.csv", index=False)
         (to / f"{table.name}.md").write_text(tables.to_markdown(table), encoding="utf-8")
         written += [to / f"{table.name}.csv", to / f"{table.name}.md"]

@@ -43,6 +43,11 @@ class Alike(NamedTuple):
     dtype: str
     environment: str
 
+    @property
+    def at(self) -> str:
+        """Size and dtype, as tables show them: ``17x128x128, float32``."""
+        return f"{self.size}, {self.dtype}"
+
 
 SIDES: dict[Side, Callable[[Timing], list[float]]] = {
     "end to end": lambda t: [e + d for e, d in zip(t.encode_side, t.decode_side, strict=True)],

@@ -181,20 +181,24 @@ def test_every_size_that_was_matched_under_one_name_keeps_its_own_levels():
     spec = {"speed": {"match": ["kept=0.6"]}}
     runs = [SimpleNamespace(id=i, name=f"{'other' if i == 'another' else 'mine'}-levels", spec=spec) for i in rows]
     runs += [runs[0], SimpleNamespace(id="reached", name="mine-reached", spec=spec)]
+    runs.append(SimpleNamespace(id="run", name="mine", spec=spec))
+    rows["run"] = timed_rows("lit", 0.1, 0.2)
     rows["reached"] = counted_rows("lit", {0.25: (0.6, 20), 0.2: (0.6, 20)})
     store = SimpleNamespace(runs=lambda: runs, rows=rows.get)
-    found, counted = speed_report.matched(store, SimpleNamespace(name="mine", spec=spec))
+    found, counted = speed_report.matched(store, runs[-1])
     assert found == [("kept=0.6", {"lit": pytest.approx(0.25)}), ("kept=0.6", {"lit": pytest.approx(0.2)})]
     assert counted == rows["reached"]
+    rows["run"] += timed_rows("search", 0.9, 0.3)
+    assert speed_report.matched(store, runs[-1])[0] == []
     assert speed_report.matched(store, SimpleNamespace(name="mine", spec={})) == ([], [])
 
 
 def test_pairs_without_a_level_say_at_which_setting_each_method_stands():
     rows = [r for s in (0.1, 0.4) for r in timed_rows("lit", 0.1 + s, 0.2, setting=s)]
     rows += timed_rows("search", 0.9, 0.3, setting=0.01)
-    _, ups = ratios.speed_tables(rows)
+    (ups,) = ratios.comparisons(ratios.timed(rows))
     assert ratios.UNMATCHED in ups.notes
-    _, ups = ratios.speed_tables(rows, levels=[("kept=0.9", {"lit": 0.1, "search": 0.01})])
+    (ups,) = ratios.comparisons(ratios.timed(rows), [("kept=0.9", {"lit": 0.1, "search": 0.01})])
     assert ratios.UNMATCHED not in ups.notes
 
 
