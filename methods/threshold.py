@@ -10,24 +10,33 @@ from torch import Tensor
 Reference = Literal["previous", "last_kept"]
 
 
-def threshold_mask(z: Tensor, tau: float, reference: Reference = "last_kept", before: Tensor | None = None) -> Tensor:
+def threshold_mask(
+    z: Tensor, tau: float | Tensor, reference: Reference = "last_kept", before: Tensor | None = None
+) -> Tensor:
     """Keep the positions whose temporal-L1 score, the mean over channels of ``|z - reference|``, exceeds ``tau``
     (strictly); the first latent frame is always kept.
 
     z: ``[C, t, h, w]``, standardised per channel, so that ``tau`` is in standard deviations of the latent.
+    tau: one limit, or a tensor of limits that broadcasts to ``[h, w]``.
     before: ``[C, h, w]``, :func:`reference_after` an earlier chunk of the same stream; with it the first frame is
     judged like any other.
     Returns ``keep: bool [t, h, w]``.
     """
-    # beside a small encoder every kernel counts: sums instead of means, no reference that nobody asks for
+    # beside a small encoder every kernel counts: sums instead of means, no reference that nobody asks for, and a limit
+    # that is a tensor already (on the CPU, like any number), which a comparison would else make of it at every frame
     limit = tau * z.shape[0]
+    if not isinstance(limit, Tensor):
+        limit = torch.full((), limit, dtype=z.dtype)
     frames = z.unbind(1) if before is None else (before, *z.unbind(1))
-    keep, against = [z.new_ones(z.shape[2:], dtype=torch.bool)], frames[0]
+    if len(frames) == 1:
+        return z.new_ones(z.shape[1:], dtype=torch.bool)
+    keep: list[Tensor] = []
+    against = frames[0]
     for i in range(1, len(frames)):
         if i > 1:
             against = frames[i - 1] if reference == "previous" else torch.where(keep[-1], frames[i - 1], against)
         keep.append((frames[i] - against).abs_().sum(0) > limit)
-    return torch.stack(keep if before is None else keep[1:])
+    return torch.stack(keep if before is not None else [torch.ones_like(keep[0]), *keep])
 
 
 def reference_after(z: Tensor, keep: Tensor, reference: Reference, before: Tensor | None = None) -> Tensor:

@@ -67,7 +67,8 @@ class StageClock:
     def enter(self, name: str) -> None:
         path = f"{self._open[-1].path}/{name}" if self._open else name
         self._spans.setdefault(path, [])
-        self._open.append(_Open(path, self._mark(), dict(self.evaluations)))
+        evaluations = dict(self.evaluations)
+        self._open.append(_Open(path, self._mark(), evaluations))
 
     def exit(self, name: str) -> None:
         ended = self._mark()

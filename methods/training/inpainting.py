@@ -90,12 +90,12 @@ class LatentBank:
         return bank
 
 
-def mask_at(z: Tensor, fraction: float, reference: str = "last_kept") -> Tensor:
+def mask_at(z: Tensor, fraction: float, reference: Reference = "last_kept") -> Tensor:
     """Threshold mask of ``z: [C, t, h, w]`` whose kept fraction is as near to ``fraction`` as a threshold brings it."""
     low, high = 0.0, float((z[:, 1:] - z[:, :1]).abs().mean(0).max()) * 4 + 1e-3 if z.shape[1] > 1 else 1.0
     for _ in range(18):
         tau = (low + high) / 2
-        keep = threshold_mask(z, tau, reference)  # type: ignore[arg-type]
+        keep = threshold_mask(z, tau, reference)
         low, high = (tau, high) if keep.float().mean() > fraction else (low, tau)
     return keep
 
@@ -193,7 +193,7 @@ class InpaintingTask:
         # clips side by side in height: one pass of the rule, each row with its clip's threshold
         beside = z.permute(1, 2, 0, 3, 4).reshape(c, t, b * h, w)
         rows = tau.repeat_interleave(h).unsqueeze(1)
-        kinds = [threshold_mask(beside, rows, r).view(t, b, h, w).transpose(0, 1) for r in self.references]  # type: ignore[arg-type]
+        kinds = [threshold_mask(beside, rows, r).view(t, b, h, w).transpose(0, 1) for r in self.references]
         drawn = torch.from_numpy(rng.random((b, t, h, w))) < fraction.view(-1, 1, 1, 1)
         drawn[:, 0] = True
         choice = torch.from_numpy(rng.integers(len(kinds), size=b))
