@@ -132,7 +132,8 @@ def bring(store: Store, path: Path, name: str = "") -> tuple[str, int, int]:
     """Put exported rows into ``store`` as a run of their own; returns its id, how many rows, and how many were new.
 
     path: the file, or a folder with ``rows.csv`` or ``rows.parquet``; the machines beside it come along. A point that
-    the store has finished stays as it is. name: of the run; the folder's, or else the file's.
+    the store has finished stays as it is; one timed in another sitting is another point, because samples are pairs only
+    within theirs. name: of the run; the folder's, or else the file's.
     """
     files = [path / f"rows{suffix}" for suffix in SUFFIXES] if path.is_dir() else [path]
     file = next((f for f in files if f.is_file()), None)
@@ -144,11 +145,13 @@ def bring(store: Store, path: Path, name: str = "") -> tuple[str, int, int]:
     if not rows:
         raise UserError(f"{file} holds no row; nothing was imported")
     name = name or (path.name if path.is_dir() else path.stem)
-    run = f"{name}-{sha256(''.join(sorted(row.key for row in rows)).encode()).hexdigest()[:6]}"
     if (machines := machines_of(file)).is_file():
         for digest, record in json.loads(machines.read_text(encoding="utf-8")).items():
             store.put_environment(digest, record)
     known = store.finished()
+    sittings = store.sittings()
+    rows = [_apart(row, sittings) for row in rows]
+    run = f"{name}-{sha256(''.join(sorted(row.key for row in rows)).encode()).hexdigest()[:6]}"
     store.begin(run, name, {"summary": f"imported from {file}"}, [row.key for row in rows])
     for row in rows:
         if row.key in known:
@@ -156,3 +159,10 @@ def bring(store: Store, path: Path, name: str = "") -> tuple[str, int, int]:
         else:
             store.put(run, row.key, row)
     return run, len(rows), sum(row.key not in known for row in rows)
+
+
+def _apart(row: Row, sittings: Mapping[str, str]) -> Row:
+    """The row under a key of its own where the store holds its point from another sitting."""
+    if row.timing is None or sittings.get(row.key, row.timing.sitting) == row.timing.sitting:
+        return row
+    return row.model_copy(update={"key": sha256(f"{row.key} {row.timing.sitting}".encode()).hexdigest()[:32]})

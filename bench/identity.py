@@ -2,7 +2,7 @@
 
 A key covers the source of the method, of its tokeniser and of whatever they import from their floor; every parameter
 and weight file; the setting; the pixels of the clip and the view that cut them; the metric profile; the pass; the row
-schema. A speed point also carries the machine it was timed on.
+schema. A speed point also carries the machine it was timed on and what it was timed beside.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def plan(spec: RunSpec) -> Plan:
         raise PluginError(f"no method of the shared tier can run here{said}{more}; see avtbench doctor")
     entries = [_aliased(entry, entries) for entry in entries]
     if "speed" in spec.passes and spec.speed.twin:
-        entries.append(_twin(min(entries, key=_wait)))
+        entries.append(_twin(min(entries, key=_wait), spec.speed.settings))
     bench = replace(bench, entries=tuple(entries))
     refs = [_clips(bench.dataset(d), wanted) for d, wanted in enumerate(spec.datasets)]
     jobs = [
@@ -175,9 +175,11 @@ def _wait(entry: Entry) -> int:
     return families.get(str(entry.plugin.literals.get("family", "threshold")), len(families))
 
 
-def _twin(entry: Entry) -> Entry:
-    """The same method under another name, at its middle setting: how far two timings of one thing lie apart."""
-    middle = entry.settings[len(entry.settings) // 2]
+def _twin(entry: Entry, number: int | None) -> Entry:
+    """The same method under another name, at the middle one of its settings that are timed: how far two timings of one
+    thing lie apart."""
+    timed = _spread(entry.settings, number)
+    middle = timed[len(timed) // 2]
     return replace(entry, settings=(middle,), alias=f"{entry.label} (again)", twin=True)
 
 
@@ -405,7 +407,19 @@ class Workbench:
         if job.pass_ == "quality":
             return {**how, **quality.identity(self.spec.lpips, self.spec.profile)}
         speed = self.spec.speed
-        return {**how, "scenario": speed.scenario, "launch": job.launch, "threads": speed.threads}
+        told = {"scenario": speed.scenario, "launch": job.launch, "threads": speed.threads}
+        return {**how, **told, "beside": self._beside}
+
+    @cached_property
+    def _beside(self) -> str:
+        """All that is timed in one sitting: samples are pairs only within it, so that others make another point."""
+
+        def told(entry: Entry) -> str:
+            base = (entry.spec.tokenizer or self.spec.tokenizer).model_dump(mode="json")
+            timed = _spread(entry.settings, self.spec.speed.settings)
+            return identity.canonical([entry.plugin.name, entry.alias, entry.spec.knobs, base, timed])
+
+        return identity.digest(sorted(map(told, self.entries)))
 
     @cached_property
     def _environment(self) -> Machine:

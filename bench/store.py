@@ -214,6 +214,14 @@ class Store:
         """Keys of points that need not run again."""
         return {key for (key,) in self._db.execute(f"SELECT key FROM points WHERE status IN {FINISHED}")}
 
+    def sittings(self) -> dict[str, str]:
+        """In which sitting each finished point of the speed pass was timed, by key."""
+        query = (
+            "SELECT key, coalesce(json_extract(row, '$.timing.sitting'), '') FROM points "
+            f"WHERE pass = 'speed' AND status IN {FINISHED}"
+        )
+        return dict(self._db.execute(query))
+
     def previewed(self) -> set[str]:
         """Keys of points whose pictures are stored, or that have none to give."""
         query = "SELECT key FROM previews UNION SELECT key FROM points WHERE status = 'skipped'"

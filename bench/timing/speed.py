@@ -538,7 +538,7 @@ def run(
             raise ValueError(f"{job} is listed twice; give one of them an alias to time it against itself")
     deadline = now() + plan.budget_s
     started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    groups = [(f"{started} {g}", group) for g, group in enumerate(_groups(len(jobs), plan))]
+    groups = [(f"{started} {g}", group) for g, group in enumerate(_groups(jobs, plan))]
     units = [(launch, sitting, group) for launch in range(plan.launches) for sitting, group in groups]
     with tempfile.TemporaryDirectory(prefix="avtbench-speed-") as folder:
         files = [str(Path(folder) / f"{c}.npy") for c in range(len(clips))]
@@ -565,9 +565,21 @@ def run(
             yield from running.results()
 
 
-def _groups(jobs: int, plan: Plan) -> list[list[int]]:
-    """Job indices in groups of at most ``plan.resident``, split at random where there are more."""
-    if jobs <= plan.resident:
-        return [list(range(jobs))] if jobs else []
-    order = random.Random(plan.seed).sample(range(jobs), jobs)
-    return [order[i : i + plan.resident] for i in range(0, jobs, plan.resident)]
+def _groups(jobs: Sequence[Job], plan: Plan) -> list[list[int]]:
+    """Job indices in groups of at most ``plan.resident``, split at random where there are more; a job under two names
+    stays in one, where it tells the noise floor."""
+    if len(jobs) <= plan.resident:
+        return [list(range(len(jobs)))] if jobs else []
+    twins: dict[str, list[int]] = {}
+    for j in random.Random(plan.seed).sample(range(len(jobs)), len(jobs)):
+        twins.setdefault(repr(replace(jobs[j], alias="", label="")), []).append(j)
+    groups: list[list[int]] = []
+    for together in sorted(twins.values(), key=len, reverse=True):
+        for i in range(0, len(together), plan.resident):
+            part = together[i : i + plan.resident]
+            room = next((group for group in groups if len(group) + len(part) <= plan.resident), None)
+            if room is None:
+                groups.append(part)
+            else:
+                room += part
+    return groups

@@ -8,7 +8,7 @@ import pytest
 from avtbench.bench.errors import UserError
 from avtbench.bench.exchange import bring, frame, read, write
 from avtbench.bench.metrics.profiles import ProfileError
-from avtbench.bench.rows import Status
+from avtbench.bench.rows import Status, Timing
 from avtbench.bench.store import Store
 
 MEASURED = Path(__file__).parents[2] / "reports" / "measured"
@@ -66,6 +66,21 @@ def test_imported_rows_are_a_run_with_its_machines_and_change_nothing_that_is_th
     assert store.rows(run) == [own, row("k2")]
     assert store.environments([own]) == {"e1": {"hardware": {"cores": 2}}}
     assert bring(store, tmp_path / "theirs" / "rows.csv", "theirs") == (run, 2, 0), "once more adds nothing"
+
+
+def test_one_point_of_two_sittings_is_two_points(row, store, tmp_path):
+    def timed(sitting, seconds):
+        timing = Timing(
+            scenario="latency", device="cpu", dtype="float32", launch=0, sitting=sitting, rounds=[0], warmup=[],
+            encode_side=[seconds], decode_side=[0.0], stages=[], stop_reason="given", seed=0,
+        )  # fmt: skip
+        return row("k1").model_copy(update={"pass_": "speed", "rate": None, "quality": None, "timing": timing})
+
+    for day, seconds in (("monday", 1.0), ("tuesday", 2.0)):
+        write([timed(day, seconds)], {}, tmp_path / day / "rows.csv")
+    runs = [bring(store, tmp_path / day) for day in ("monday", "tuesday", "monday", "tuesday")]
+    assert [new for _, _, new in runs] == [1, 1, 0, 0]
+    assert [store.rows(run)[0].timing.encode_side for run, _, _ in runs] == [[1.0], [2.0], [1.0], [2.0]]
 
 
 def test_what_cannot_be_imported_is_told_in_one_line(row, store, tmp_path):

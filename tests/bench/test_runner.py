@@ -365,3 +365,26 @@ def test_the_noise_floor_is_measured_on_a_quick_family(write, toy, tiny_run):
     assert twin("search", "router", "bound") == ["bound (again)"]
     assert twin("search", "bound", "threshold") == ["threshold (again)"]
     assert twin("search") == ["search (again)"]
+
+
+@pytest.mark.parametrize("number", [2, 4, 5])
+def test_the_twin_stands_at_a_setting_that_is_timed(tiny_run, number):
+    plan = runner.plan(tiny_run("passes=speed", "method.toy.settings=[1,2,3,4,5]", f"speed.settings={number}"))
+    timed = {plan.entries[job.entry].label: job.settings for job in plan.jobs}
+    assert len(timed["toy"]) == number
+    assert set(timed["toy (again)"]) <= set(timed["toy"])
+
+
+def test_a_timed_point_belongs_to_those_that_it_was_timed_beside(tiny_run, write, toy):
+    """Samples are pairs only within one sitting: a method timed beside others is not the point that it was alone."""
+    spec = tiny_run("passes=[quality,speed]", "dataset.limit=1", "speed.twin=false", "speed.launches=1")
+    other = MethodSpec(name=str(write("other.py", toy.replace('"toy"', '"other"'))))
+
+    def keys(*methods):
+        plan = runner.plan(spec.model_copy(update={"methods": list(methods)}))
+        return {j.pass_: plan.bench.keys(j, "pixels") for j in plan.jobs if plan.entries[j.entry].label == "toy"}
+
+    alone, beside = keys(spec.methods[0]), keys(other, spec.methods[0])
+    assert alone["quality"] == beside["quality"]
+    assert alone["speed"] != beside["speed"]
+    assert beside["speed"] == keys(spec.methods[0], other)["speed"], "in any order"

@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -635,6 +636,17 @@ def test_more_jobs_than_may_live_at_once_are_timed_in_groups(nearby, steady):
     results = list(nearby(jobs, launches=1, resident=2))
     assert sorted({r.job.label for r in results}) == [f"job{i}" for i in range(5)]
     assert all(r.status is Status.DONE for r in results)
+
+
+def test_one_job_under_two_names_stays_in_one_group(nearby, steady):
+    jobs = [*(steady(f"job{i}", milliseconds=100 + i) for i in range(7)), replace(steady("job3", milliseconds=103))]
+    jobs[-1] = replace(jobs[-1], alias="job3 (again)")
+    for seed in range(5):
+        results = list(nearby(jobs, launches=1, count=1, resident=3, seed=seed))
+        assert len({r.timing.sitting for r in results}) == 3
+        sittings = [r.timing.sitting for r in results if r.job.label == "job3"]
+        assert len(sittings) == 2
+        assert len(set(sittings)) == 1
 
 
 def test_a_cold_start_takes_a_process_for_every_clip(nearby, steady):
