@@ -103,6 +103,8 @@ class SpeedSpec(_Strict):
     match: Names = Field(default_factory=list)
     """Levels at which methods are timed, e.g. ``kept=0.5``, ``psnr=30``, or ``psnr`` for the middle of what all reach;
     the settings are found on the quality rows of the same clips. Empty times the settings as they are."""
+    levels: list[tuple[str, dict[str, float]]] = Field(default_factory=list)
+    """What ``match`` came to: every level with the setting of each method there. ``avtbench speed`` fills it in."""
 
 
 class TokenizerSpec(_Strict):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
 from avtbench.bench.rows import Row
-from avtbench.reports.compare import ANCHORS, calibrate
+from avtbench.reports.compare import ANCHORS, At, calibrate
 from avtbench.reports.errors import Refused, ReportError
 from avtbench.reports.frame import frame, quality_points
 from avtbench.reports.ratios import Level
+
+CLOSE_RATE, CLOSE_QUALITY = 0.01, 0.002
+"""How near a setting has to come to its level, as a share of it; 30 dB is met within 0.06 dB."""
 
 
 def find(rows: Sequence[Row], wanted: Sequence[str]) -> tuple[list[Level], list[str]]:
@@ -40,6 +43,29 @@ def find(rows: Sequence[Row], wanted: Sequence[str]) -> tuple[list[Level], list[
             )
         levels.append((target, settings))
     return levels, left_out
+
+
+def missed(rows: Sequence[Row], levels: Sequence[Level]) -> dict[tuple[str, str], float]:
+    """What those who miss a level reach, on the mean over the clips of quality rows, by (level, method)."""
+    points = quality_points(frame([row for row in rows if not row.alias]))
+    told = {}
+    for text, settings in levels:
+        at = At.parse(text)
+        for method, setting in settings.items():
+            mine = points[(points["method"] == method) & (points["setting"] == setting)]
+            mean = float(mine[at.measure].mean())
+            if not abs(mean - at.level) <= at.level * (CLOSE_RATE if at.matches_rate else CLOSE_QUALITY):
+                told[text, method] = mean
+    return told
+
+
+def closer(rows: Sequence[Row], levels: Sequence[Level], missed: Collection[tuple[str, str]]) -> list[Level]:
+    """The levels with new settings for those that missed them, found on rows that now hold what was reached."""
+    again, _ = find(rows, [text for text, _ in levels])
+    return [
+        (text, {m: new.get(m, s) if (text, m) in missed else s for m, s in settings.items()})
+        for (text, settings), (_, new) in zip(levels, again, strict=True)
+    ]
 
 
 def _middle(curves: dict[str, pd.DataFrame], name: str) -> float:

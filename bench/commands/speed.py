@@ -36,7 +36,7 @@ def speed(
     out: Annotated[Path, typer.Option(help="Folder for reports.")] = cli.RUNS,
     store: cli.OwnStoreOption = None,
     to: Annotated[
-        Path | None, typer.Option(help="Folder for rows, tables and environment of all runs of this name.")
+        Path | None, typer.Option(help="Folder for rows, tables and environment of all runs of this name, pooled.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and estimated time, then stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Time again what is stored already.")] = False,
@@ -61,6 +61,10 @@ def _yaml(value: object) -> str:
     return json.dumps(value) if isinstance(value, list) else str(value)
 
 
+CLOSER = 4
+"""Times that settings are found, each on what the ones before reached: curves bend between their points."""
+
+
 def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> list[Level]:
     """Run the quality pass of the same clips, and again at the settings at which the methods meet on it."""
     from avtbench.bench.commands.speed_report import CURVES, REACHED
@@ -69,18 +73,27 @@ def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> list[Level
     quality = wanted.model_copy(
         update={"name": CURVES.format(wanted.name), "passes": ["quality"], "lpips": [], "previews": 0}
     )
-    kept: list[Row] = []
+    known: list[Row] = []
     if dry_run:
         cli._start(quality, out, path, dry_run=True)
         return []
-    cli._start(quality, out, path, report=False, show=kept.extend)
-    found, left_out = levels.find(kept, wanted.speed.match)
+    cli._start(quality, out, path, report=False, show=known.extend)
+    found, left_out = levels.find(known, wanted.speed.match)
+    for turn in range(CLOSER):
+        there = _at(quality, found).model_copy(update={"name": REACHED.format(wanted.name)})
+        reached: list[Row] = []
+        cli._start(there, out, path, report=False, show=reached.extend)
+        missed = levels.missed(reached, found)
+        if not missed or turn == CLOSER - 1:
+            break
+        known = list({row.key: row for row in [*known, *reached]}.values())
+        found = levels.closer(known, found, missed)
     for text, settings in found:
         print(f"at {text}: " + ", ".join(f"{name} {setting:g}" for name, setting in settings.items()))
     for line in left_out:
         print(f"left out {line}")
-    there = _at(quality, found).model_copy(update={"name": REACHED.format(wanted.name)})
-    cli._start(there, out, path, report=False)
+    for (text, name), mean in missed.items():
+        print(f"missed at {text}: {name} reaches {mean:.4g}")
     return found
 
 
@@ -108,4 +121,5 @@ def _at(wanted: RunSpec, levels: Sequence[Level]) -> RunSpec:
     for entry in entries:
         settings = list(dict.fromkeys(s[entry.plain] for _, s in levels if entry.plain in s))
         timed.append(entry.model_copy(update={"settings": settings}) if entry.plain in met else entry)
-    return wanted.model_copy(update={"methods": timed, "speed": wanted.speed.model_copy(update={"settings": None})})
+    speed = wanted.speed.model_copy(update={"settings": None, "levels": list(levels)})
+    return wanted.model_copy(update={"methods": timed, "speed": speed})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,8 @@ class Shown:
             say(rows, counted, levels, opened.environments(rows))
             if self.to:
                 named = [row for row in _of_name(opened, run.name) if row.pass_ == "speed"]
-                for path in write(named, counted, levels, opened.environments(named), self.to):
+                machines = opened.environments([*named, *counted])
+                for path in write(named, counted, levels, machines, self.to):
                     print(path)
 
 
@@ -46,27 +46,29 @@ def _of_name(store: Store, name: str) -> list[Row]:
 
 
 def matched(store: Store, run: RunEntry) -> tuple[list[Level], list[Row]]:
-    """Of a run that was matched: the levels of all runs of its name, and the quality rows that tell what was reached.
+    """Of a run that was matched: the levels of all runs of its name, and the quality rows that tell what was reached
+    there, those of the metric profile that was used last.
 
     Each size and each set of clips has settings of its own, so that a level may stand there more than once. Levels
     found without one of this run's methods say nothing of it and are left out.
     """
-    from avtbench.reports import levels
-    from avtbench.reports.errors import ReportError
-
-    if not run.spec.get("speed", {}).get("match"):
+    if not run.spec.get("speed", {}).get("levels"):
         return [], []
     methods = {row.method for row in store.rows(run.id)}
     found: list[Level] = []
-    for curves in store.runs():
-        if curves.name != CURVES.format(run.name):
-            continue
-        rows = store.rows(curves.id)
-        if methods <= {row.method for row in rows}:
-            with contextlib.suppress(ReportError):  # stopped before its methods could meet
-                met, _ = levels.find(rows, curves.spec["speed"]["match"])
-                found += [level for level in met if level not in found]
-    return found, _of_name(store, REACHED.format(run.name))
+    settings: set[tuple[str, float | None]] = set()
+    for other in store.runs():
+        levels = [(text, met) for text, met in other.spec.get("speed", {}).get("levels", [])]
+        rows = store.rows(other.id) if other.name == run.name and levels else []
+        if rows and methods <= {row.method for row in rows}:
+            found += [level for level in levels if level not in found]
+            settings |= {(row.method, row.setting) for row in rows}
+    reached = [
+        (row.quality.profile, row)
+        for row in _of_name(store, REACHED.format(run.name))
+        if row.quality and (row.method, row.setting) in settings
+    ]
+    return found, [row for profile, row in reached if profile == reached[-1][0]]
 
 
 def say(
@@ -132,12 +134,13 @@ def write(
     environments: Mapping[str, Mapping[str, Any]],
     to: Path,
 ) -> list[Path]:
-    """Write the rows and their machines, the tables as CSV and Markdown, and what speaks against quoting them."""
+    """Write the rows, those that were counted among them, and their machines; the tables as CSV and Markdown, and what
+    speaks against quoting them."""
     from avtbench.bench import exchange
     from avtbench.reports import findings, ratios, tables
     from avtbench.reports.frame import frame
 
-    exchange.write(rows, environments, to / "rows.csv")
+    exchange.write([*rows, *counted], environments, to / "rows.csv")
     written = [to / "rows.csv", exchange.machines_of(to / "rows.csv")]
     groups = ratios.timed([*rows, *counted])
     compared = ratios.comparisons(groups, levels, ratios.floors(rows))

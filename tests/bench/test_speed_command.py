@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import shlex
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ import pytest
 
 from avtbench.bench import cli, durations, plugins, runner
 from avtbench.bench import spec as specs
+from avtbench.bench.commands import speed
 from avtbench.bench.errors import UserError
+from avtbench.bench.rows import Rate
 from avtbench.reports import claims
 from avtbench.reports.selectors import allows
 
@@ -75,6 +78,30 @@ def test_what_is_stored_is_timed_again_only_when_asked(avtbench, monkeypatch, fr
 
 
 # --match
+
+
+def test_settings_come_closer_to_a_level_until_they_meet_it(monkeypatch, row, tmp_path):
+    """Kept fractions fall along a curve that bends, so that a straight line between two of its points misses it."""
+    bends, asked = {"lit": 1.0, "hold": 2.0}, []
+
+    def kept(method, setting):
+        return math.exp(-setting / bends[method])
+
+    def start(wanted, out, path, show, **_):
+        asked.append(wanted.name)
+        bits = {"payload_bits": 1, "mask_bits": 1, "mask_bits_coded": 1}
+        for entry in wanted.methods:
+            for s in (0.0, 1.0, 3.0) if wanted.name == "speed-levels" else entry.settings:
+                rate = Rate(kept=round(1e6 * kept(entry.name, s)), total=10**6, **bits)
+                show([row(f"{entry.name}{s}", s).model_copy(update={"method": entry.name, "rate": rate})])
+
+    monkeypatch.setattr(cli, "_start", start)
+    wanted = specs.override(specs.load("speed"), ["lit", "hold"], sets=['speed.match=["kept=0.5"]'])
+    ((text, settings),) = speed._levels(wanted, tmp_path, tmp_path / "s.sqlite", dry_run=False)
+    assert text == "kept=0.5"
+    for method in bends:
+        assert kept(method, settings[method]) == pytest.approx(0.5, rel=0.01)
+    assert asked == ["speed-levels", *["speed-reached"] * 3]
 
 
 def test_variants_under_an_alias_cannot_be_matched_but_a_twin_can(avtbench, tmp_path):
