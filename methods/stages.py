@@ -2,7 +2,7 @@
 
 A method marks its parts with ``with stage("search"):`` and its networks with ``evaluated("decoder")``. Counting is
 always on and costs one dictionary update. Timing costs nothing unless somebody listens: the listener (see
-``avtbench.bench.timing.speed``) owns the clock, so that no method ever touches one.
+``avtbench.bench.timing.clock``) owns the clock, so that no method ever touches one.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ def search_evaluations(rows: Sequence[Row], inputs: Mapping[str, Any]) -> list[C
         ]  # fmt: skip
 
     selected = select(rows, {**inputs["counted"], "frames": inputs["frames"]})
-    found = [row for row in selected if not row.parameters.get("forced")]
-    declared = len(selected) - len(found)
+    found = [row for row in selected if not row.parameters.get("forced") and inputs["network"] in row.evaluations]
+    declared = sum(bool(row.parameters.get("forced")) for row in selected)
     note = f"{declared} stored under a declared trace, which counts nothing" if declared else ""
     measured = readings(probes, f"all {len(probes)} smallest passing counts", "by the published search", note)
     for method in sorted({row.method for row in found}):

@@ -238,6 +238,7 @@ def _speed_up(
 ) -> Finding | None:
     try:
         found = statistics.speed_up(list(slow["row"]), list(fast["row"]), where=where)
+        encode = statistics.speed_up(list(slow["row"]), list(fast["row"]), "encode side")
     except ValueError as reason:
         return Finding("refused", f"{b} against {a} ({where}): {reason}.")
     if not found.low > 0:
@@ -248,7 +249,8 @@ def _speed_up(
     at = "their rates not counted here" if any(map(math.isnan, shares)) else told
     tone: Tone = "plain" if floor is None or found.low > floor or found.high < 1 / floor else "open"
     verdict = f" {b} is {found.verdict(floor)}." if floor is not None else ""
-    return Finding(tone, f"{b} against {a}, {at}: {found}.{verdict}{random}")
+    beside = f" Encode side {encode.ratio:.3g}x {encode.interval}."
+    return Finding(tone, f"{b} against {a}, {at}, end to end: {found}.{verdict}{beside}{random}")
 
 
 def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) -> list[Finding]:
@@ -262,9 +264,10 @@ def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) ->
         return []
     if not found.low > 0:
         return []
-    verdict = "Time shrinks with the tokens." if found.low > (floor or 1) else "It adapts rate, not time."
-    text = f"{label} at {shares.min():.2f} of the tokens against {shares.max():.2f}: {found}. {verdict}"
-    return [Finding("plain", text)]
+    told, _, why = found.verdict(floor).partition(": ")
+    verdict = {"faster": "Time shrinks with the tokens.", "slower": "Fewer tokens take longer."}.get(told, "")
+    text = f"{label} at {shares.min():.2f} of the tokens against {shares.max():.2f}: {found}. "
+    return [Finding("plain", text + verdict) if verdict else Finding("open", f"{text}{told.capitalize()}: {why}.")]
 
 
 def speed_warnings(table: pd.DataFrame) -> list[str]:

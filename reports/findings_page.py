@@ -70,7 +70,8 @@ def write(
             f"Written by `{command}` from {len(rows)} stored rows; every number and verdict below is computed, none is "
             "written by hand. A claim holds where the 95 % interval (paired bootstrap over clips, clips of one source "
             "together) lies wholly on its side of zero, does not hold where it lies on the other side, and is not "
-            "separated where it contains zero.",
+            "separated where it contains zero. A claim about several places holds only where it does at each, and does "
+            "not where it does not at one. Signs are judged before numbers are rounded.",
             _stands_on(runs, rows, environments or {}),
             "## In short",
             *(_in_short(name, found) for name, found, _ in written),
@@ -296,7 +297,8 @@ class _Chapter:
 
 def _point(row: Row) -> tuple[Any, ...]:
     """What makes two rows the same point, whatever source they were measured with."""
-    how = row.timing and (row.timing.scenario, row.timing.launch, row.timing.dtype, row.environment)
+    t = row.timing
+    how = t and (t.scenario, t.sitting, t.launch, t.dtype, row.environment)
     size = (row.frames, row.height, row.width)
     variant = repr(sorted(row.parameters.items()))
     return row.pass_, row.method, row.alias, row.tokenizer, variant, row.setting, row.dataset, row.clip, size, how

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -70,6 +71,11 @@ class Timed:
         return fmean(evaluations) if evaluations else math.nan, fmean(flops) if flops else math.nan
 
     @property
+    def peak(self) -> int | None:
+        """Most bytes in use at once (CUDA: allocated; CPU: by the process); None where no call measured it."""
+        return max((row.timing.peak_bytes for row in self.rows if row.timing and row.timing.peak_bytes), default=None)
+
+    @property
     def note(self) -> str:
         parts = [f"{self.first.weights} weights"] if self.first.weights == "random" else []
         text = statistics.extrapolated(row.timing for row in self.rows if row.timing)
@@ -125,14 +131,15 @@ Place = tuple[object, ...]
 
 
 def _measured(rows: Sequence[Row]) -> dict[Place, tuple[float, float]]:
-    """Kept fraction and PSNR by method, setting, clip and size, from the quality rows."""
+    """Kept fraction and PSNR by method with what makes it, setting, clip and size, from the quality rows."""
     counted = [r for r in rows if r.status is Status.DONE and r.rate is not None]
     psnr = MEASURES["psnr"].value
     return {_place(r): (kept_fraction(r.rate), psnr(r) or math.nan) for r in counted if r.rate}
 
 
 def _place(row: Row) -> Place:
-    return row.method, row.setting, row.dataset, row.clip, row.frames, row.height, row.width
+    made = statistics.traits(row), row.method, row.setting
+    return *made, row.dataset, row.clip, row.frames, row.height, row.width
 
 
 def _reached(group: Sequence[Row], measured: Mapping[Place, tuple[float, float]]) -> tuple[float, float]:
@@ -164,8 +171,9 @@ def times(groups: Sequence[Timed]) -> Table:
         evaluations, flops = g.cost("end to end")
         timing = g.first.timing
         assert timing is not None
-        launches = len({r.timing.launch for r in g.rows if r.timing})
-        clips = len({(r.dataset, r.clip) for r in g.rows})
+        times = statistics.by_clip(g.rows)
+        launches = min(len({(t.sitting, t.launch) for t in timings}) for timings in times.values())
+        clips = len(times)
         lines.append(
             {
                 "method": g.name, "setting": g.setting, "kept": g.kept, "psnr": g.psnr, "size": g.alike.size,
@@ -173,7 +181,7 @@ def times(groups: Sequence[Timed]) -> Table:
                 "device": timing.device, "dtype": timing.dtype, "encode_s": encode.median,
                 "encode_p20": encode.spread[0], "encode_p80": encode.spread[1], "total_s": total.median,
                 "total_p20": total.spread[0], "total_p80": total.spread[1], "nfe": evaluations, "flops": flops,
-                "flops_per_s": flops / total.median, "samples": len(total.values), "clips": clips,
+                "flops_per_s": flops / total.median, "peak_bytes": g.peak, "samples": len(total.values), "clips": clips,
                 "launches": launches, "note": g.note,
             }
         )  # fmt: skip
@@ -183,29 +191,38 @@ def times(groups: Sequence[Timed]) -> Table:
                 "kept": "–" if math.isnan(g.kept) else f"{g.kept:.2f}",
                 "PSNR (dB)": "" if math.isnan(g.psnr) else f"{g.psnr:.2f}", "encode side": str(encode),
                 "end to end": str(total), "NFE": _count(evaluations), "FLOPs": _flops(flops),
-                "FLOP/s": _flops(flops / total.median), "samples": f"{len(total.values)}, {launches} launch"
+                "FLOP/s": _flops(flops / total.median), "peak": "" if g.peak is None else f"{g.peak / 2**20:.0f} MB",
+                "samples": f"{len(total.values)}, {launches} launch"
                 + ("es" if launches != 1 else ""), "note": g.note,
             }
         )  # fmt: skip
-    caption = "Median (20th to 80th percentile) over clips, launches and rounds; NFE: network evaluations of a call."
+    caption = (
+        "Median (20th to 80th percentile) over clips, launches and rounds; NFE: network evaluations of a call; peak: "
+        "memory in a call of its own, of the whole process on a CPU."
+    )
     return Table("speed-times", caption, pd.DataFrame(lines), pd.DataFrame(texts))
 
 
 def pairs(groups: Sequence[Timed], levels: Sequence[Level] = ()) -> Iterator[tuple[str, Timed, Timed]]:
     """(level, slow, fast): what searches, routes or keeps everything against what thresholds, timed in one sitting."""
-    if levels:
-        pools = [
-            (text, [g for g in groups if settings.get(g.first.method, g.setting) == g.setting])
-            for text, settings in levels
-        ]
-    else:
-        pools = [("", chosen(groups))]
+    pools = [(text, _meeting(groups, settings, levels)) for text, settings in levels] or [("", chosen(groups))]
     for text, pool in pools:
         for slow, fast in itertools.product(pool, pool):
             opposed = slow.first.family in ("search", "router") or slow.first.method in (FULL, "hold")
             based = not slow.first.tokenizer or slow.first.tokenizer == fast.first.tokenizer
             if opposed and based and fast.first.family == "threshold" and slow.alike == fast.alike:
                 yield text, slow, fast
+
+
+def _meeting(groups: Sequence[Timed], settings: Mapping[str, float], levels: Sequence[Level]) -> list[Timed]:
+    """Methods at their settings of a level. Those that no level names, such as full rate, stand at their only one."""
+    named = {method for _, others in levels for method in others}
+    alone = Counter((g.name, g.alike) for g in groups)
+    return [
+        g
+        for g in groups
+        if (settings.get(m) == g.setting if (m := g.first.method) in named else alone[g.name, g.alike] == 1)
+    ]
 
 
 def rates(groups: Sequence[Timed]) -> Iterator[tuple[str, Timed, Timed]]:
@@ -261,7 +278,8 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Flo
                 line
                 | {
                     "ratio": found.ratio, "low": found.low, "high": found.high, "evaluations": parts.evaluations,
-                    "flops_per_evaluation": parts.cost_per_evaluation, "rest": parts.rest, "clips": found.clips,
+                    "flops_per_evaluation": parts.cost_per_evaluation, "rest": parts.rest, "split_ratio": parts.ratio,
+                    "split_clips": parts.clips, "clips": found.clips,
                     "launches": found.launches, "pairs": found.pairs, "over": found.over,
                     "extrapolated": found.extrapolated, "verdict": verdict,
                 }
@@ -273,12 +291,14 @@ def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Flo
                     "= evaluations": _factor(parts.evaluations),
                     "x FLOPs/evaluation": _factor(parts.cost_per_evaluation),
                     "x rest": _factor(parts.rest), "n": _basis(found),
-                    "note": "; ".join(filter(None, (verdict.partition(":")[0], _brief(found.extrapolated)))),
+                    "note": "; ".join(
+                        filter(None, (verdict.partition(":")[0], parts.part, _brief(found.extrapolated)))
+                    ),
                 }
             )  # fmt: skip
     caption = (
-        "Paired speed-ups. evaluations x FLOPs per evaluation x rest multiply to the ratio; rest is what FLOPs do not "
-        "explain: kernels, memory traffic, precision, waiting."
+        "Paired speed-ups. evaluations x FLOPs per evaluation x rest multiply to the ratio, on the clips whose FLOPs "
+        "were counted; rest is what FLOPs do not explain: kernels, memory traffic, precision, waiting."
     )
     notes = [
         *_told(floors, list(dict.fromkeys(compared))),
@@ -307,6 +327,8 @@ def overhead(groups: Sequence[Timed]) -> Table:
         threshold = mine.first.family == "threshold" or mine.first.method == "hold"
         same = full.first.tokenizer == mine.first.tokenizer and full.alike == mine.alike
         if full.first.method != FULL or not threshold or not same:
+            continue
+        if not mine.stage("encode"):  # several clips in flight have no stages
             continue
         alone = [_encoder_alone(row) for row in mine.rows]
         try:

@@ -91,7 +91,7 @@ def _figures(
     stages = times.stage_means(table)
     if any(s.stages for s in stages):
         caption = (
-            f"Mean time of each stage (latency scenario, {stages[0].at}), each method at its setting nearest to half "
+            f"Mean time of each stage ({stages[0].at}), each method at its setting nearest to half "
             "of the tokens. Nested stages stand below their parents; hatched: not attributed to any stage ("
             + ", ".join(f"{s.label} {s.unattributed:.1%}" for s in stages)
             + ")."

@@ -73,7 +73,7 @@ class StageMeans:
 
     label: str
     at: str
-    """Size and dtype, e.g. ``17x128x128, float32``."""
+    """Size, dtype and scenario, e.g. ``17x128x128, float32, latency``."""
     kept: float
     total: float
     stages: Mapping[str, float]

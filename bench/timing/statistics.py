@@ -45,8 +45,8 @@ class Alike(NamedTuple):
 
     @property
     def at(self) -> str:
-        """Size and dtype, as tables show them: ``17x128x128, float32``."""
-        return f"{self.size}, {self.dtype}"
+        """Size, dtype and scenario, as tables show them: ``17x128x128, float32, latency``."""
+        return f"{self.size}, {self.dtype}, {self.scenario}"
 
 
 SIDES: dict[Side, Callable[[Timing], list[float]]] = {
@@ -260,7 +260,6 @@ def speed_up(
         raise ValueError(
             f"no clip was timed for both in the same round: {len(a)} against {len(b)} clips; rerun them together"
         )
-    launches = {launch for ratios in pairs.values() for _, launch, _ in ratios}
     over: Literal["clips", "rounds"] = "clips" if len(pairs) >= FEWEST_CLIPS else "rounds"
     if over == "clips":
         values = [float(np.median(list(ratios.values()))) for ratios in pairs.values()]
@@ -277,8 +276,8 @@ def speed_up(
         high=math.exp(high),
         side=side,
         clips=len(pairs),
-        launches=len(launches),
-        pairs=len({key for ratios in pairs.values() for key in ratios}),
+        launches=min(len({(sitting, launch) for sitting, launch, _ in ratios}) for ratios in pairs.values()),
+        pairs=len({key for ratios in pairs.values() for key in ratios} if over == "clips" else values),
         where=where or _dtypes([*a.values(), *b.values()]),
         over=over,
         extrapolated=extrapolated([t for clip in pairs for t in (*a[clip], *b[clip])]),
@@ -374,7 +373,8 @@ def _configuration(row: Row) -> str:
 class Decomposition:
     """A speed-up as evaluations x cost per evaluation x rest; factors are None where FLOPs were not counted.
 
-    ``rest`` is what FLOPs do not explain: memory traffic, precision, kernels, overhead, waiting.
+    ``rest`` is what FLOPs do not explain: memory traffic, precision, kernels, overhead, waiting. ``ratio`` and factors
+    are those of the ``clips``, out of ``of``, on which both sides were counted.
     """
 
     ratio: float
@@ -382,8 +382,17 @@ class Decomposition:
     cost_per_evaluation: float | None
     rest: float | None
     clips: int
+    of: int
+
+    @property
+    def part(self) -> str:
+        """``split on 1 of 6 clips, where it is 0.951x``; empty where it is split on all of them."""
+        return f"split on {self.clips} of {self.of} clips, where it is {_times(self.ratio)}x" * (self.clips < self.of)
 
     def __str__(self) -> str:
+        return self._split() + f" (on {self.clips} of {self.of} clips)" * (self.clips < self.of)
+
+    def _split(self) -> str:
         if self.evaluations is None:
             return f"{_times(self.ratio)}x; not decomposed, because network evaluations were not counted for both"
         if self.cost_per_evaluation is None or self.rest is None:
@@ -398,14 +407,16 @@ class Decomposition:
 
 
 def decompose(slow: Sequence[Row], fast: Sequence[Row], side: Side = "end to end") -> Decomposition:
-    """Split a speed-up, clip by clip (geometric means over the clips that both were timed on)."""
+    """Split a speed-up, clip by clip: geometric means over the clips where FLOPs of both were counted or, where they
+    were on none, over those where their evaluations were. Raises ValueError as :func:`speed_up` does."""
     found = speed_up(slow, fast, side)
-    clips = by_clip(slow).keys() & by_clip(fast).keys()
+    mine, other = by_clip(slow), by_clip(fast)
+    clips = sorted(c for c in mine.keys() & other.keys() if log_ratios(mine[c], other[c], side))
 
     def costs(rows: Sequence[Row]) -> dict[str, tuple[int | None, int | None]]:
         known: dict[str, tuple[int | None, int | None]] = {}
         for row in rows:
-            if row.timing is not None and f"{row.dataset}/{row.clip}" in clips:
+            if row.timing is not None:
                 evaluations, flops = cost(row.timing, side)
                 before = known.get(f"{row.dataset}/{row.clip}", (None, None))
                 known[f"{row.dataset}/{row.clip}"] = (before[0] or evaluations, before[1] or flops)
@@ -413,13 +424,22 @@ def decompose(slow: Sequence[Row], fast: Sequence[Row], side: Side = "end to end
 
     a, b = costs(slow), costs(fast)
 
+    def counted(part: int) -> list[str]:
+        return [c for c in clips if a[c][part] and b[c][part]]
+
     def factor(part: int) -> float | None:
-        logs = [math.log(x / y) for c in clips if (x := a[c][part]) and (y := b[c][part])]
+        logs = [math.log(x / y) for c in split if (x := a[c][part]) and (y := b[c][part])]
         return math.exp(float(np.mean(logs))) if logs else None
 
+    split = counted(1) or counted(0) or clips
+    ratio = found.ratio if len(split) == len(clips) else speed_up(_of(slow, split), _of(fast, split), side).ratio
     evaluations, flops = factor(0), factor(1)
     per_evaluation = flops / evaluations if flops and evaluations else None
-    return Decomposition(found.ratio, evaluations, per_evaluation, found.ratio / flops if flops else None, len(clips))
+    return Decomposition(ratio, evaluations, per_evaluation, ratio / flops if flops else None, len(split), len(clips))
+
+
+def _of(rows: Iterable[Row], clips: Sequence[str]) -> list[Row]:
+    return [row for row in rows if f"{row.dataset}/{row.clip}" in clips]
 
 
 UNCOUNTED = ("dtype", "weights")
@@ -444,21 +464,20 @@ def with_flops(rows: Sequence[Row]) -> list[Row]:
         clip = () if row.timing is not None and row.timing.forced else (row.dataset, row.clip)
         return row.method, traits(row), row.setting, row.frames, row.height, row.width, clip
 
-    known: dict[tuple[object, ...], dict[str, tuple[dict[str, int], int]]] = {}
+    def length(timing: Timing) -> str:
+        return repr([(s.path, sorted(s.evaluations.items())) for s in timing.stages])
+
+    known: dict[tuple[object, ...], dict[str, int]] = {}
     for row in rows:
-        for s in row.timing.stages if row.timing else ():
-            if s.flops is not None:
-                known.setdefault(place(row), {})[s.path] = s.evaluations, s.flops
+        if row.timing is not None:
+            counted = {s.path: s.flops for s in row.timing.stages if s.flops is not None}
+            if counted:
+                known.setdefault((*place(row), length(row.timing)), counted)
     found = []
     for row in rows:
-        there = known.get(place(row), {})
+        there = known.get((*place(row), length(row.timing)), {}) if row.timing is not None else {}
         if row.timing is not None and there and all(s.flops is None for s in row.timing.stages):
-            stages = [
-                s.model_copy(update={"flops": there[s.path][1]})
-                if s.path in there and there[s.path][0] == s.evaluations
-                else s
-                for s in row.timing.stages
-            ]
+            stages = [s.model_copy(update={"flops": there.get(s.path)}) for s in row.timing.stages]
             row = row.model_copy(update={"timing": row.timing.model_copy(update={"stages": stages})})
         found.append(row)
     return found

@@ -277,6 +277,34 @@ def test_without_flops_the_rest_is_time_per_evaluation():
     assert str(found) == "30.0x = 12.0x evaluations x 2.50x time per evaluation"
 
 
+def on_clips(method, seconds, evaluations, flops):
+    """One clip for each triple of seconds, evaluations and FLOPs."""
+    return [
+        r.model_copy(update={"clip": f"clip{i}", "key": f"{r.key}{i}"})
+        for i, given in enumerate(zip(seconds, evaluations, flops, strict=True))
+        for r in costed(method, *given)
+    ]
+
+
+def test_a_speed_up_is_split_on_the_clips_that_were_counted():
+    slow = on_clips("slow", [7.5, 9.0], [3, 2], [300, None])
+    fast = on_clips("fast", [1.0, 1.0], [1, 1], [100, None])
+    found = decompose(slow, fast)
+    assert (found.ratio, found.evaluations, found.cost_per_evaluation, found.rest) == pytest.approx((7.5, 3, 1, 2.5))
+    assert str(found) == "7.50x = 3.00x evaluations x 1.000x FLOPs per evaluation x 2.50x rest (on 1 of 2 clips)"
+    assert found.part == "split on 1 of 2 clips, where it is 7.50x"
+    assert (
+        decompose(on_clips("slow", [6.0, 9.0], [3, 2], [300, 200]), on_clips("fast", [1, 1], [1, 1], [9, 9])).part == ""
+    )
+
+
+def test_flops_of_another_search_are_not_carried_over_in_part():
+    counted, longer = (costed("search", 1.0, n, f) for n, f in ((12, 2400), (13, None)))
+    same = costed("search", 2.0, 12, None)
+    told = [statistics.cost(r.timing) for r in statistics.with_flops([*counted, *longer, *same])]
+    assert told == [(12, 2400), (13, None), (12, 2400)]
+
+
 # stream
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from avtbench.bench import exchange
 from avtbench.bench.commands import speed_report
 from avtbench.bench.environment import fingerprint
 from avtbench.bench.rows import Extrapolation, Quality, Rate, Row, StageCost, Status, Timing
@@ -135,6 +136,34 @@ def test_the_overhead_over_the_base_is_a_paired_ratio():
     assert line["round_trip_over_full_rate"] == pytest.approx(0.331 / 0.3, rel=1e-3)
 
 
+def test_several_clips_in_flight_tell_nothing_of_the_overhead():
+    rows = timed_rows("lit", 0.1, 0.23) + timed_rows("full-rate", 0.1, 0.2, setting=0.0)
+    throughput = [
+        r.model_copy(update={"timing": r.timing.model_copy(update={"scenario": "throughput", "stages": []})})
+        for r in rows
+    ]
+    assert ratios.overhead(ratios.timed(throughput)).values.empty
+
+
+def test_variants_of_a_method_have_rates_of_their_own():
+    def variant(rows, reference):
+        return [
+            r.model_copy(update={"key": f"{r.key}{reference}", "parameters": {"reference": reference}}) for r in rows
+        ]
+
+    rows = []
+    for reference, kept in (("previous", 0.4), ("last_kept", 0.6)):
+        rows += variant([*timed_rows("lit", 0.1, 0.2), *counted_rows("lit", {0.5: (kept, 20)})], reference)
+    assert [g.kept for g in ratios.timed(rows)] == pytest.approx([0.4, 0.6])
+
+
+def test_tables_name_size_number_format_and_scenario():
+    cold = timed_rows("lit", 0.1, 0.2)
+    cold = [r.model_copy(update={"timing": r.timing.model_copy(update={"scenario": "cold"})}) for r in cold]
+    table = ratios.times(ratios.timed([*timed_rows("lit", 0.1, 0.2), *cold]))
+    assert list(table.texts["size"]) == ["17x64x64, float32, latency", "17x64x64, float32, cold"]
+
+
 # Levels
 
 
@@ -171,26 +200,67 @@ def test_pairs_of_a_level_are_those_at_its_settings():
     assert found == [("kept=0.9", 0.01, 0.1), ("kept=0.3", 0.1, 0.4)]
 
 
+def test_who_does_not_reach_a_level_is_not_paired_there():
+    rows = [r for s in (0.1, 0.4) for r in timed_rows("lit", 0.1 + s, 0.2, setting=s)]
+    rows += [*timed_rows("search", 0.9, 0.3, setting=0.01), *timed_rows("full-rate", 0.1, 0.2, setting=0.0)]
+    matched = [("kept=0.9", {"lit": 0.1, "search": 0.01}), ("kept=0.3", {"lit": 0.4})]
+    found = [(text, a.name, b.setting) for text, a, b in ratios.pairs(ratios.timed(rows), matched)]
+    assert found == [("kept=0.9", "search", 0.1), ("kept=0.9", "full-rate", 0.1), ("kept=0.3", "full-rate", 0.4)]
+
+
+def test_who_no_level_names_is_paired_where_it_has_one_setting():
+    rows = [*timed_rows("lit", 0.1, 0.2), *(r for s in (0.01, 0.1) for r in timed_rows("search", 0.9, 0.3, setting=s))]
+    matched = [("kept=0.9", {"lit": 0.5})]
+    assert [(a.name, b.name) for _, a, b in ratios.pairs(ratios.timed(rows), matched)] == []
+    one = [row for row in rows if row.setting != 0.1]
+    assert [(a.name, b.name) for _, a, b in ratios.pairs(ratios.timed(one), matched)] == [("search", "lit")]
+
+
+def test_a_level_that_is_missed_is_told_with_what_is_reached():
+    found = [("kept=0.6", {"lit": 0.1, "search": 0.05}), ("psnr=33.05", {"lit": 0.1})]
+    reached = [*counted_rows("lit", {0.1: (0.595, 32)}), *counted_rows("search", {0.05: (0.5, 60)})]
+    assert levels.missed(reached, found) == {("kept=0.6", "search"): pytest.approx(0.5)}
+    assert levels.missed(CURVES, [("psnr=38", {"lit": 0.1})]) == {("psnr=38", "lit"): pytest.approx(38.13, abs=0.01)}
+
+
+def test_who_missed_a_level_comes_closer_and_the_others_stay():
+    found, _ = levels.find(CURVES, ["kept=0.6"])
+    bent = [*CURVES, *counted_rows("search", {found[0][1]["search"]: (0.5, 30)})]
+    (again,) = levels.closer(bent, found, [("kept=0.6", "search")])
+    assert again[1]["lit"] == found[0][1]["lit"]
+    assert again[1]["search"] == pytest.approx(0.01 + 0.045 * 0.3 / 0.4, rel=1e-4)
+
+
 def test_every_size_that_was_matched_under_one_name_keeps_its_own_levels():
+    def entry(id_, name="mine", **settings):
+        found = [["kept=0.6", settings]] if settings else []
+        return SimpleNamespace(id=id_, name=name, spec={"speed": {"levels": found}})
+
+    def of(*methods, setting):
+        return [row for m in methods for row in timed_rows(m, 0.1, 0.2, setting=setting)]
+
     rows = {
-        "small": counted_rows("lit", {0.1: (0.8, 10), 0.4: (0.4, 30)}),
-        "large": counted_rows("lit", {0.1: (0.7, 10), 0.3: (0.5, 30)}),
-        "stopped": counted_rows("full-rate", {0.0: (1.0, 8)}),
-        "another": CURVES,
+        "small": of("lit", setting=0.25),
+        "large": of("lit", setting=0.2),
+        "others": of("full-rate", setting=0.0),
+        "another name": of("lit", setting=0.3),
+        "reached": counted_rows("lit", {0.25: (0.6, 20), 0.2: (0.6, 20), 0.1: (0.8, 10)}),
     }
-    spec = {"speed": {"match": ["kept=0.6"]}}
-    runs = [SimpleNamespace(id=i, name=f"{'other' if i == 'another' else 'mine'}-levels", spec=spec) for i in rows]
-    runs += [runs[0], SimpleNamespace(id="reached", name="mine-reached", spec=spec)]
-    runs.append(SimpleNamespace(id="run", name="mine", spec=spec))
-    rows["run"] = timed_rows("lit", 0.1, 0.2)
-    rows["reached"] = counted_rows("lit", {0.25: (0.6, 20), 0.2: (0.6, 20)})
+    rows["other profile"] = [
+        row.model_copy(update={"key": f"o{row.key}", "quality": row.quality.model_copy(update={"profile": "other/1"})})
+        for row in rows["reached"]
+    ]
+    runs = [
+        entry("other profile", "mine-reached"), entry("reached", "mine-reached"), entry("small", lit=0.25),
+        entry("another name", "other", lit=0.3), entry("others", lit=0.9), entry("large", lit=0.2),
+    ]  # fmt: skip
     store = SimpleNamespace(runs=lambda: runs, rows=rows.get)
     found, counted = speed_report.matched(store, runs[-1])
-    assert found == [("kept=0.6", {"lit": pytest.approx(0.25)}), ("kept=0.6", {"lit": pytest.approx(0.2)})]
-    assert counted == rows["reached"]
-    rows["run"] += timed_rows("search", 0.9, 0.3)
-    assert speed_report.matched(store, runs[-1])[0] == []
-    assert speed_report.matched(store, SimpleNamespace(name="mine", spec={})) == ([], [])
+    assert found == [("kept=0.6", {"lit": 0.25}), ("kept=0.6", {"lit": 0.2})]
+    assert counted == [row for row in rows["reached"] if row.setting != 0.1]
+    rows["large"] += timed_rows("search", 0.9, 0.3)
+    assert speed_report.matched(store, runs[-1])[0] == [("kept=0.6", {"lit": 0.2})]
+    assert speed_report.matched(store, entry("small")) == ([], []), "this run was not matched"
 
 
 def test_pairs_without_a_level_say_at_which_setting_each_method_stands():
@@ -236,8 +306,8 @@ def test_a_noise_floor_of_another_size_decides_nothing_here():
     floors = known([r for r in rows if r.width == 64])
     table = ratios.speed_ups(ratios.timed(rows), floors=floors)
     verdicts = table.values.set_index(["size", "side"])["verdict"]
-    assert verdicts["17x64x64, float32", "end to end"].startswith("faster")
-    assert verdicts["17x64x96, float32", "end to end"].startswith("not distinguishable: no noise floor")
+    assert verdicts["17x64x64, float32, latency", "end to end"].startswith("faster")
+    assert verdicts["17x64x96, float32, latency", "end to end"].startswith("not distinguishable: no noise floor")
     assert [note.partition(":")[0] for note in table.notes] == [
         "Encode side, 17x64x64", "End to end, 17x64x64", "Encode side, 17x64x96", "End to end, 17x64x96",
     ]  # fmt: skip
@@ -283,3 +353,11 @@ def test_a_run_is_told_in_the_terminal_and_written(tmp_path, capsys, monkeypatch
     assert "| search" in (tmp_path / "speed-ups.md").read_text()
     assert "the median is known not at all" in (tmp_path / "warnings.md").read_text()
     assert not any(math.isnan(v) for v in ratios.speed_ups(ratios.timed(rows)).values["ratio"])
+
+
+def test_what_was_reached_at_a_level_is_written_beside_the_times(tmp_path):
+    rows = timed_rows("search", 0.9, 0.3, setting=0.01) + timed_rows("lit", 0.1, 0.2)
+    reached = [*counted_rows("lit", {0.5: (0.4, 20)}), *counted_rows("search", {0.01: (0.5, 20)})]
+    speed_report.write(rows, reached, [("kept=0.4", {"lit": 0.5, "search": 0.01})], {}, tmp_path)
+    again = ratios.timed(exchange.read(tmp_path / "rows.csv"))
+    assert {g.name: g.kept for g in again} == {"lit": pytest.approx(0.4), "search": pytest.approx(0.5)}

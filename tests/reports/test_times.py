@@ -53,7 +53,7 @@ def test_stages_of_several_sizes_are_not_averaged(make):
     alone = {s.label: s for s in stage_means(frame(rows))}
     assert found == alone
     assert set(found) == {"lit", "full-rate"}
-    assert found["lit"].at == f"{rows[0].frames}x{rows[0].height}x{rows[0].width}, float32"
+    assert found["lit"].at == f"{rows[0].frames}x{rows[0].height}x{rows[0].width}, float32, latency"
 
 
 def test_a_speed_up_is_claimed_beyond_the_noise_floor_only(make):
@@ -66,10 +66,12 @@ def test_a_speed_up_is_claimed_beyond_the_noise_floor_only(make):
 
 
 def test_a_speed_up_names_the_rates_where_they_were_counted(make):
-    assert "full-rate against lit, their rates not counted here: " in told(
+    assert "full-rate against lit, their rates not counted here, end to end: " in told(
         timed(make, "full-rate", 0.1) + timed(make, "lit", 0.4)
     )
-    assert "full-rate against lit, at 1.00 and 0.47 of the tokens: " in told(make.sweep(["full-rate", "lit"], clips=4))
+    assert "full-rate against lit, at 1.00 and 0.47 of the tokens, end to end: " in told(
+        make.sweep(["full-rate", "lit"], clips=4)
+    )
 
 
 def test_without_a_pair_nothing_is_called_faster(make):
@@ -85,9 +87,12 @@ def test_one_launch_is_not_enough_to_be_quoted(make):
 
 
 def test_the_report_says_whether_time_shrinks_with_the_tokens(make):
-    text = told(make.sweep(["lit", "elastictok-style"], clips=5))
-    assert text.count("It adapts rate, not time.") == 1
+    rows = make.sweep(["lit", "elastictok-style"], clips=5)
+    assert "Time shrinks" not in told(rows), "nothing is said without a noise floor"
+    twice = timed(make, "full-rate", 0.1) + timed(make, "full-rate", 0.1001, alias="again")
+    text = told(rows + twice)
     assert text.count("Time shrinks with the tokens.") == 1
+    assert text.count("Not distinguishable: ") == 1
 
 
 def test_random_weights_are_named_beside_their_time(make):
