@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 openmp.wait_briefly()  # torch is not imported yet
 RUNS: Path = Path("runs")
 STORE: Path = RUNS / "avtbench.sqlite"
-FINDINGS: Path = Path("reports") / "findings.md"
+FINDINGS: Path = RUNS / "findings.md"
 
 app = typer.Typer(
     help="The benchmark for adaptive video tokenisers: rate, quality and cost of every way of dropping video tokens.",
@@ -552,6 +552,7 @@ def findings(
     place = store.name if store.is_absolute() else store.as_posix()
     command = ["avtbench findings", *runs, *(f"--ablation {run}" for run in ablation)]
     command += [f"--store {place}"] if store != STORE else []
+    command += [f"--out {out.as_posix()}"] if out != FINDINGS and not out.is_absolute() else []
     answers = write(found[0], out, " ".join(command), ablations=found[1], environments=environments)
     counts = Counter(answer.verdict for answer in answers)
     print(f"{out}: " + ", ".join(f"{number} {verdict}" for verdict, number in counts.items()))

@@ -87,7 +87,7 @@ class _ElasticTokMethod(Method):
         self.forced = Forced.given(self.name, forced)
         self._source = weights
         self._seed = seed
-        self._cache: KVCache | None = None
+        self._spare: list[KVCache] = []
         self._model: ElasticTok | None = None
         if weights == "random":
             self.weights = "random"
@@ -197,11 +197,18 @@ class _ElasticTokMethod(Method):
 
     def _search(self, x: Tensor, threshold: float) -> Search:
         blocks = x.shape[1] // self.config.max_toks
-        if self._cache is None or self._cache.capacity < blocks * self.config.max_toks:
-            self._cache = self.model.new_cache(1, blocks)
+        try:
+            cache = self._spare.pop()  # taken for this search: several clips may be in flight
+        except IndexError:
+            cache = self.model.new_cache(1, blocks)
+        if cache.capacity < blocks * self.config.max_toks:
+            cache = self.model.new_cache(1, blocks)
         if self.forced is not None:
-            return forced_search(self.model, x, self.forced, cache=self._cache)
-        return SEARCHES[self.search](self.model, x, threshold, faithful=self.faithful, cache=self._cache)
+            found = forced_search(self.model, x, self.forced, cache=cache)
+        else:
+            found = SEARCHES[self.search](self.model, x, threshold, faithful=self.faithful, cache=cache)
+        self._spare.append(cache)
+        return found
 
     def _no_weights(self) -> str:
         return (

@@ -1,9 +1,11 @@
 """What ``avtbench check`` proves, shown on methods that break one rule each."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from avtbench.bench import plugins
 from avtbench.bench.contract_suite import Broken, Factory, checks
 
 
@@ -14,6 +16,20 @@ def test_a_good_method_holds(write, toy):
     for name, check in every:
         if name != "decodes in a fresh process":  # which the test of avtbench check shows
             check()
+
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("page", ["methods/README.md", "tests/example_plugin/avtbench_every_other/method.py"])
+def test_the_methods_that_show_how_to_write_one_hold(write, page):
+    text = (PROJECT / page).read_text(encoding="utf-8")
+    shown = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    path = write("every_other.py", shown.group(1) if shown else text)
+    for name, check in checks(Factory(str(path))):
+        if name != "decodes in a fresh process":
+            check()
+    assert plugins.get("method", str(path)).literals["setting_name"] == "n"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ class EveryOther(LatentMethod):
 
     def check_setting(self, setting: float) -> float:
         n = super().check_setting(setting)
-        if n < 1 or n != int(n):
+        if n < 1 or n % 1:
             raise ContractError(f"{self.name}: n is {n:g}, expected a whole number from 1")
         return n
 
