@@ -47,16 +47,32 @@ def find(rows: Sequence[Row], wanted: Sequence[str]) -> tuple[list[Level], list[
 
 def missed(rows: Sequence[Row], levels: Sequence[Level]) -> dict[tuple[str, str], float]:
     """What those who miss a level reach, on the mean over the clips of quality rows, by (level, method)."""
-    points = quality_points(frame([row for row in rows if not row.alias]))
+    means = _means(rows)
     told = {}
     for text, settings in levels:
         at = At.parse(text)
         for method, setting in settings.items():
-            mine = points[(points["method"] == method) & (points["setting"] == setting)]
-            mean = float(mine[at.measure].mean())
+            mean = float(means[at.measure].get((method, setting), math.nan))
             if not abs(mean - at.level) <= at.level * (CLOSE_RATE if at.matches_rate else CLOSE_QUALITY):
                 told[text, method] = mean
     return told
+
+
+def nearest(rows: Sequence[Row], levels: Sequence[Level]) -> list[Level]:
+    """The levels with the setting of each method that comes nearest to them, of all that ``rows`` hold."""
+    means = _means(rows)
+    found: list[Level] = []
+    for text, settings in levels:
+        at = At.parse(text)
+        away = (means[at.measure] - at.level).abs()
+        found.append((text, {method: float(away[method].idxmin()) for method in settings}))
+    return found
+
+
+def _means(rows: Sequence[Row]) -> pd.DataFrame:
+    """Measures by (method, setting), on the mean over the clips."""
+    points = quality_points(frame([row for row in rows if not row.alias]))
+    return points.groupby(["method", "setting"])[list(dict.fromkeys(ANCHORS.values()))].mean()
 
 
 def closer(rows: Sequence[Row], levels: Sequence[Level], missed: Collection[tuple[str, str]]) -> list[Level]:

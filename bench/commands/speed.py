@@ -62,7 +62,7 @@ def _yaml(value: object) -> str:
 
 
 CLOSER = 4
-"""Times that settings are found, each on what the ones before reached: curves bend between their points."""
+"""Times that settings are found, each on what the ones before reached: curves bend, and some step."""
 
 
 def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> list[Level]:
@@ -79,15 +79,17 @@ def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> list[Level
         return []
     cli._start(quality, out, path, report=False, show=known.extend)
     found, left_out = levels.find(known, wanted.speed.match)
-    for turn in range(CLOSER):
+    for _ in range(CLOSER):
         there = _at(quality, found).model_copy(update={"name": REACHED.format(wanted.name)})
         reached: list[Row] = []
         cli._start(there, out, path, report=False, show=reached.extend)
-        missed = levels.missed(reached, found)
-        if not missed or turn == CLOSER - 1:
-            break
         known = list({row.key: row for row in [*known, *reached]}.values())
+        missed = levels.missed(known, found)
+        if not missed:
+            break
         found = levels.closer(known, found, missed)
+    found = levels.nearest(known, found)
+    missed = levels.missed(known, found)
     for text, settings in found:
         print(f"at {text}: " + ", ".join(f"{name} {setting:g}" for name, setting in settings.items()))
     for line in left_out:

@@ -17,7 +17,7 @@ WARNINGS = "warnings.md"
 
 
 CURVES, REACHED = "{}-levels", "{}-reached"
-"""Names of a matched run's quality runs: where the levels are found, and what was reached at them."""
+"""Names of a matched run's quality runs: the sweep in which settings are found, and those tried since."""
 
 
 class Shown:
@@ -65,9 +65,11 @@ def matched(store: Store, run: RunEntry) -> tuple[list[Level], list[Row]]:
             settings |= {(row.method, row.setting) for row in rows}
     reached = [
         (row.quality.profile, row)
-        for row in _of_name(store, REACHED.format(run.name))
+        for name in (CURVES, REACHED)
+        for row in _of_name(store, name.format(run.name))
         if row.quality and (row.method, row.setting) in settings
     ]
+    reached = list({row.key: (profile, row) for profile, row in reached}.values())
     return found, [row for profile, row in reached if profile == reached[-1][0]]
 
 

@@ -229,6 +229,9 @@ def test_who_missed_a_level_comes_closer_and_the_others_stay():
     (again,) = levels.closer(bent, found, [("kept=0.6", "search")])
     assert again[1]["lit"] == found[0][1]["lit"]
     assert again[1]["search"] == pytest.approx(0.01 + 0.045 * 0.3 / 0.4, rel=1e-4)
+    assert levels.nearest(bent, [("kept=0.52", found[0][1])]) == [
+        ("kept=0.52", {"lit": 0.4, "search": found[0][1]["search"]})
+    ]
 
 
 def test_every_size_that_was_matched_under_one_name_keeps_its_own_levels():
