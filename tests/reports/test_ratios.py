@@ -31,6 +31,7 @@ def timed_rows(
                 StageCost(path="select", seconds=sel),
                 StageCost(path="decode", seconds=last, evaluations={"net": 1}),
                 StageCost(path="decode/fill", seconds=[0.1 * x for x in last]),
+                StageCost(path="decode/decoder", seconds=[0.8 * x for x in last]),
             ]
             timing = Timing(
                 scenario="latency", device="cpu", dtype=dtype, launch=launch, rounds=[0, 1, 2, 3], seed=0, warmup=[0.1],
@@ -134,6 +135,7 @@ def test_the_overhead_over_the_base_is_a_paired_ratio():
     assert line["selection_over_encoder"] == pytest.approx(0.01)
     assert line["encode_side_over_encoder"] == pytest.approx(1.01, rel=1e-3)
     assert line["round_trip_over_full_rate"] == pytest.approx(0.331 / 0.3, rel=1e-3)
+    assert line["round_trip_over_encoder_and_decoder"] == pytest.approx(0.331 / (0.1 + 0.8 * 0.23), rel=1e-3)
 
 
 def test_several_clips_in_flight_tell_nothing_of_the_overhead():
