@@ -69,12 +69,6 @@ def nearest(rows: Sequence[Row], levels: Sequence[Level]) -> list[Level]:
     return found
 
 
-def _means(rows: Sequence[Row]) -> pd.DataFrame:
-    """Measures by (method, setting), on the mean over the clips."""
-    points = quality_points(frame([row for row in rows if not row.alias]))
-    return points.groupby(["method", "setting"])[list(dict.fromkeys(ANCHORS.values()))].mean()
-
-
 def closer(rows: Sequence[Row], levels: Sequence[Level], missed: Collection[tuple[str, str]]) -> list[Level]:
     """The levels with new settings for those that missed them, found on rows that now hold what was reached."""
     again, _ = find(rows, [text for text, _ in levels])
@@ -82,6 +76,12 @@ def closer(rows: Sequence[Row], levels: Sequence[Level], missed: Collection[tupl
         (text, {m: new.get(m, s) if (text, m) in missed else s for m, s in settings.items()})
         for (text, settings), (_, new) in zip(levels, again, strict=True)
     ]
+
+
+def _means(rows: Sequence[Row]) -> pd.DataFrame:
+    """Measures by (method, setting), on the mean over the clips."""
+    points = quality_points(frame([row for row in rows if not row.alias]))
+    return points.groupby(["method", "setting"])[list(dict.fromkeys(ANCHORS.values()))].mean()
 
 
 def _middle(curves: dict[str, pd.DataFrame], name: str) -> float:

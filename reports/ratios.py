@@ -171,9 +171,9 @@ def times(groups: Sequence[Timed]) -> Table:
         evaluations, flops = g.cost("end to end")
         timing = g.first.timing
         assert timing is not None
-        times = statistics.by_clip(g.rows)
-        launches = min(len({(t.sitting, t.launch) for t in timings}) for timings in times.values())
-        clips = len(times)
+        timings = statistics.by_clip(g.rows)
+        launches = min(len({(t.sitting, t.launch) for t in of_clip}) for of_clip in timings.values())
+        clips = len(timings)
         lines.append(
             {
                 "method": g.name, "setting": g.setting, "kept": g.kept, "psnr": g.psnr, "size": g.alike.size,
@@ -191,9 +191,10 @@ def times(groups: Sequence[Timed]) -> Table:
                 "kept": "–" if math.isnan(g.kept) else f"{g.kept:.2f}",
                 "PSNR (dB)": "" if math.isnan(g.psnr) else f"{g.psnr:.2f}", "encode side": str(encode),
                 "end to end": str(total), "NFE": _count(evaluations), "FLOPs": _flops(flops),
-                "FLOP/s": _flops(flops / total.median), "peak": "" if g.peak is None else f"{g.peak / 2**20:.0f} MB",
-                "samples": f"{len(total.values)}, {launches} launch"
-                + ("es" if launches != 1 else ""), "note": g.note,
+                "FLOP/s": _flops(flops / total.median),
+                "peak": "" if g.peak is None else statistics.in_megabytes(g.peak),
+                "samples": f"{len(total.values)}, {launches} launch" + ("es" if launches != 1 else ""),
+                "note": g.note,
             }
         )  # fmt: skip
     caption = (
@@ -380,11 +381,8 @@ def _networks_alone(row: Row) -> Row:
     """The row with the tokeniser's encoder in place of the encode side and its decoder in place of the decode side."""
     assert row.timing is not None
     stages = {s.path: s.seconds for s in row.timing.stages}
-    alone = {
-        "encode_side": stages.get("encode", row.timing.encode_side),
-        "decode_side": stages.get("decode/decoder", row.timing.decode_side),
-    }
-    return row.model_copy(update={"timing": row.timing.model_copy(update=alone)})
+    encode, decode = row.timing.encode_side, row.timing.decode_side
+    return statistics.with_sides(row, stages.get("encode", encode), stages.get("decode/decoder", decode))
 
 
 def _selection(mine: Timed) -> float:
@@ -426,5 +424,5 @@ def _flops(value: float) -> str:
 
 
 def _basis(found: SpeedUp) -> str:
-    text = f"{found.clips} clip{'s' * (found.clips != 1)}, {found.launches} launch{'es' * (found.launches != 1)}"
-    return text if found.over == "clips" else f"{text}, over {found.pairs} round{'s' * (found.pairs != 1)}"
+    rounds = f", over {found.pairs} round{'s' * (found.pairs != 1)}"
+    return found.counted + rounds * (found.over == "rounds")

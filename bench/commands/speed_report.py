@@ -63,13 +63,13 @@ def matched(store: Store, run: RunEntry) -> tuple[list[Level], list[Row]]:
         if rows and methods <= {row.method for row in rows}:
             found += [level for level in levels if level not in found]
             settings |= {(row.method, row.setting) for row in rows}
-    reached = [
-        (row.quality.profile, row)
+    counted = {
+        row.key: (row.quality.profile, row)
         for name in (CURVES, REACHED)
         for row in _of_name(store, name.format(run.name))
         if row.quality and (row.method, row.setting) in settings
-    ]
-    reached = list({row.key: (profile, row) for profile, row in reached}.values())
+    }
+    reached = list(counted.values())
     return found, [row for profile, row in reached if profile == reached[-1][0]]
 
 

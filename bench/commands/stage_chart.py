@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avtbench.bench.rows import StageCost, Timing
-from avtbench.bench.timing.statistics import SIDES, Samples, in_words
+from avtbench.bench.timing.statistics import SIDES, Samples, in_megabytes, in_words
 
 BAR_WIDTH = 30
 
@@ -45,7 +45,7 @@ def stage_chart(timings: Sequence[Timing], title: str = "") -> Table:
         )
     peak = max((t.peak_bytes for t in timings if t.peak_bytes), default=None)
     table.add_section()
-    table.add_row("end to end", "", str(total), "100%", "", "" if peak is None else f"{peak / 2**20:.0f} MB", "")
+    table.add_row("end to end", "", str(total), "100%", "", "" if peak is None else in_megabytes(peak), "")
     for side in ("encode side", "decode side"):
         table.add_row(side, "", str(Samples([s for t in timings for s in SIDES[side](t)])), "", "", "", "")  # type: ignore[index]
     return table
@@ -62,7 +62,7 @@ def _flops(stages: Sequence[StageCost]) -> str:
 
 def _peak(stages: Sequence[StageCost]) -> str:
     known = [s.peak_bytes for s in stages if s.peak_bytes]
-    return f"{max(known) / 2**20:.0f} MB" if known else ""
+    return in_megabytes(max(known)) if known else ""
 
 
 def _evaluations(stages: Sequence[StageCost]) -> str:

@@ -64,6 +64,11 @@ def in_words(seconds: float) -> str:
     return f"{seconds * scale:.3g} {unit}" if seconds * scale < 1000 else f"{seconds * scale:.0f} {unit}"
 
 
+def in_megabytes(size: int) -> str:
+    """Bytes as ``403 MB``."""
+    return f"{size / 2**20:.0f} MB"
+
+
 @dataclass(frozen=True)
 class Samples:
     """Seconds of repeated calls; prints as ``12.3 ms (12.1 ms - 12.9 ms)``: median, 20th and 80th percentile."""
@@ -152,9 +157,13 @@ class SpeedUp:
         known = self.low > 0 and math.isfinite(self.high)
         return f"[{_times(self.low)}, {_times(self.high)}]" if known else "[no interval from one pair]"
 
+    @property
+    def counted(self) -> str:
+        """``16 clips, 3 launches``."""
+        return f"{_count(self.clips, 'clip')}, {_count(self.launches, 'launch', 'es')}"
+
     def __str__(self) -> str:
-        text = f"{_times(self.ratio)}x {self.interval}, {_count(self.clips, 'clip')}"
-        text += f", {_count(self.launches, 'launch', 'es')}, {self.where}"
+        text = f"{_times(self.ratio)}x {self.interval}, {self.counted}, {self.where}"
         if self.over == "rounds":
             text += f"; interval over {_count(self.pairs, 'paired round')}, not clips"
         return f"{text}; {self.extrapolated}" if self.extrapolated else text
@@ -204,8 +213,19 @@ def by_clip(rows: Iterable[Row]) -> dict[str, list[Timing]]:
     timings: dict[str, list[Timing]] = {}
     for row in rows:
         if row.timing is not None and row.timing.encode_side:
-            timings.setdefault(f"{row.dataset}/{row.clip}", []).append(row.timing)
+            timings.setdefault(_clip(row), []).append(row.timing)
     return timings
+
+
+def _clip(row: Row) -> str:
+    return f"{row.dataset}/{row.clip}"
+
+
+def with_sides(row: Row, encode_side: Sequence[float], decode_side: Sequence[float]) -> Row:
+    """The row with other seconds on either side, such as those of a stage: a part of a call to be held against one."""
+    assert row.timing is not None
+    sides = {"encode_side": list(encode_side), "decode_side": list(decode_side)}
+    return row.model_copy(update={"timing": row.timing.model_copy(update=sides)})
 
 
 Key = tuple[str, int, int]
@@ -409,7 +429,6 @@ class Decomposition:
 def decompose(slow: Sequence[Row], fast: Sequence[Row], side: Side = "end to end") -> Decomposition:
     """Split a speed-up, clip by clip: geometric means over the clips where FLOPs of both were counted or, where they
     were on none, over those where their evaluations were. Raises ValueError as :func:`speed_up` does."""
-    found = speed_up(slow, fast, side)
     mine, other = by_clip(slow), by_clip(fast)
     clips = sorted(c for c in mine.keys() & other.keys() if log_ratios(mine[c], other[c], side))
 
@@ -418,8 +437,8 @@ def decompose(slow: Sequence[Row], fast: Sequence[Row], side: Side = "end to end
         for row in rows:
             if row.timing is not None:
                 evaluations, flops = cost(row.timing, side)
-                before = known.get(f"{row.dataset}/{row.clip}", (None, None))
-                known[f"{row.dataset}/{row.clip}"] = (before[0] or evaluations, before[1] or flops)
+                before = known.get(_clip(row), (None, None))
+                known[_clip(row)] = (before[0] or evaluations, before[1] or flops)
         return known
 
     a, b = costs(slow), costs(fast)
@@ -432,14 +451,12 @@ def decompose(slow: Sequence[Row], fast: Sequence[Row], side: Side = "end to end
         return math.exp(float(np.mean(logs))) if logs else None
 
     split = counted(1) or counted(0) or clips
-    ratio = found.ratio if len(split) == len(clips) else speed_up(_of(slow, split), _of(fast, split), side).ratio
+    if split != clips:
+        slow, fast = ([row for row in rows if _clip(row) in split] for rows in (slow, fast))
+    ratio = speed_up(slow, fast, side).ratio
     evaluations, flops = factor(0), factor(1)
     per_evaluation = flops / evaluations if flops and evaluations else None
     return Decomposition(ratio, evaluations, per_evaluation, ratio / flops if flops else None, len(split), len(clips))
-
-
-def _of(rows: Iterable[Row], clips: Sequence[str]) -> list[Row]:
-    return [row for row in rows if f"{row.dataset}/{row.clip}" in clips]
 
 
 UNCOUNTED = ("dtype", "weights")
@@ -462,20 +479,17 @@ def with_flops(rows: Sequence[Row]) -> list[Row]:
 
     def place(row: Row) -> tuple[object, ...]:
         clip = () if row.timing is not None and row.timing.forced else (row.dataset, row.clip)
-        return row.method, traits(row), row.setting, row.frames, row.height, row.width, clip
-
-    def length(timing: Timing) -> str:
-        return repr([(s.path, sorted(s.evaluations.items())) for s in timing.stages])
+        length = repr([(s.path, sorted(s.evaluations.items())) for s in row.timing.stages]) if row.timing else ""
+        return row.method, traits(row), row.setting, row.frames, row.height, row.width, clip, length
 
     known: dict[tuple[object, ...], dict[str, int]] = {}
     for row in rows:
-        if row.timing is not None:
-            counted = {s.path: s.flops for s in row.timing.stages if s.flops is not None}
-            if counted:
-                known.setdefault((*place(row), length(row.timing)), counted)
+        counted = {s.path: s.flops for s in row.timing.stages if s.flops is not None} if row.timing else {}
+        if counted:
+            known.setdefault(place(row), counted)
     found = []
     for row in rows:
-        there = known.get((*place(row), length(row.timing)), {}) if row.timing is not None else {}
+        there = known.get(place(row), {})
         if row.timing is not None and there and all(s.flops is None for s in row.timing.stages):
             stages = [s.model_copy(update={"flops": there.get(s.path)}) for s in row.timing.stages]
             row = row.model_copy(update={"timing": row.timing.model_copy(update={"stages": stages})})

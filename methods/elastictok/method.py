@@ -9,6 +9,7 @@ compared with published ones, and of a multiple of four frames, or ``trailing="d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -197,11 +198,10 @@ class _ElasticTokMethod(Method):
 
     def _search(self, x: Tensor, threshold: float) -> Search:
         blocks = x.shape[1] // self.config.max_toks
-        try:
+        cache: KVCache | None = None
+        with contextlib.suppress(IndexError):
             cache = self._spare.pop()  # taken for this search: several clips may be in flight
-        except IndexError:
-            cache = self.model.new_cache(1, blocks)
-        if cache.capacity < blocks * self.config.max_toks:
+        if cache is None or cache.capacity < blocks * self.config.max_toks:
             cache = self.model.new_cache(1, blocks)
         if self.forced is not None:
             found = forced_search(self.model, x, self.forced, cache=cache)
