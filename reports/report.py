@@ -262,7 +262,7 @@ def _page(
         },
         speed_words={
             "speed-ups": "Paired speed-ups and what explains them",
-            "speed-overhead": "Overhead over full rate",
+            "speed-overhead": "What thresholding adds to the tokeniser",
         },
     )
 
