@@ -32,6 +32,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"avtbench {version('avtbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, then stop.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 MethodOption = Annotated[
     list[str], typer.Option("--method", "-m", help="Name or path/to/file.py; repeat for several.", show_default=False)
 ]
@@ -395,6 +413,7 @@ def export(
 ) -> None:
     """Write the rows of a run as CSV or parquet, raw samples included, and their machines."""
     from avtbench.bench import exchange
+    from avtbench.bench.commands.speed_report import matched
     from avtbench.bench.store import Store
 
     with Store(store, create=False) as opened:
@@ -403,10 +422,11 @@ def export(
                 print(f"{entry.id}  {entry.started}  {entry.done} of {entry.planned} points, {entry.failed} failed")
             return
         chosen = opened.find_run(run)
-        rows = opened.rows(chosen.id)
+        levels, counted = matched(opened, chosen)
+        rows = list({row.key: row for row in [*opened.rows(chosen.id), *counted]}.values())
         machines = opened.environments(rows)
     for path in to:
-        print(f"{path}: {exchange.write(rows, machines, path)} rows of run {chosen.id}")
+        print(f"{path}: {exchange.write(rows, machines, path, levels)} rows of run {chosen.id}")
 
 
 @_verb("avtbench import reports/measured/published-size --store runs/published.sqlite", name="import")

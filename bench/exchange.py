@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,14 @@ def frame(rows: Iterable[Row]) -> pandas.DataFrame:
     return pandas.DataFrame.from_records(records).rename(columns={"pass_": "pass"})
 
 
-def write(rows: Iterable[Row], machines: Mapping[str, Mapping[str, Any]], path: Path) -> int:
-    """Write rows as ``.csv`` or ``.parquet``, their environment records beside them; returns how many rows.
+def write(
+    rows: Iterable[Row],
+    machines: Mapping[str, Mapping[str, Any]],
+    path: Path,
+    levels: Sequence[tuple[str, Mapping[str, float]]] = (),
+) -> int:
+    """Write rows as ``.csv`` or ``.parquet``, beside them their environment records and, of a run that was matched, its
+    levels with the setting of each method; returns how many rows.
 
     Raises :class:`UserError` for any other suffix, and where nothing can be written.
     """
@@ -65,6 +71,9 @@ def write(rows: Iterable[Row], machines: Mapping[str, Mapping[str, Any]], path: 
         table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
         text = json.dumps(machines, indent=1, sort_keys=True) + "\n"
         machines_of(path).write_text(text, encoding="utf-8")
+        levels_of(path).unlink(missing_ok=True)
+        if levels:
+            levels_of(path).write_text(json.dumps(levels, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--to {path}: cannot be written ({error.strerror}); give a writable path") from None
     return len(table)
@@ -73,6 +82,11 @@ def write(rows: Iterable[Row], machines: Mapping[str, Mapping[str, Any]], path: 
 def machines_of(path: Path) -> Path:
     """The file beside exported rows with the machines they were measured on, by digest: ``rows.environment.json``."""
     return path.with_suffix(".environment.json")
+
+
+def levels_of(path: Path) -> Path:
+    """The file beside exported rows with the levels that a run was matched at: ``rows.levels.json``."""
+    return path.with_suffix(".levels.json")
 
 
 def read(path: Path) -> list[Row]:
@@ -131,9 +145,9 @@ def _parsed(text: str) -> Any:
 def bring(store: Store, path: Path, name: str = "") -> tuple[str, int, int]:
     """Put exported rows into ``store`` as a run of their own; returns its id, how many rows, and how many were new.
 
-    path: the file, or a folder with ``rows.csv`` or ``rows.parquet``; the machines beside it come along. A point that
-    the store has finished stays as it is; one timed in another sitting is another point, because samples are pairs only
-    within theirs. name: of the run; the folder's, or else the file's.
+    path: the file, or a folder with ``rows.csv`` or ``rows.parquet``; the machines and the levels beside it come along.
+    A point that the store has finished stays as it is; one timed in another sitting is another point, because samples
+    are pairs only within theirs. name: of the run; the folder's, or else the file's.
     """
     files = [path / f"rows{suffix}" for suffix in SUFFIXES] if path.is_dir() else [path]
     file = next((f for f in files if f.is_file()), None)
@@ -145,20 +159,32 @@ def bring(store: Store, path: Path, name: str = "") -> tuple[str, int, int]:
     if not rows:
         raise UserError(f"{file} holds no row; nothing was imported")
     name = name or (path.name if path.is_dir() else path.stem)
-    if (machines := machines_of(file)).is_file():
-        for digest, record in json.loads(machines.read_text(encoding="utf-8")).items():
-            store.put_environment(digest, record)
+    for digest, record in _beside(machines_of(file), {}).items():
+        store.put_environment(digest, record)
+    spec: dict[str, Any] = {"summary": f"imported from {file}"}
+    if levels := _beside(levels_of(file), []):
+        spec["speed"] = {"levels": levels}
     known = store.finished()
     sittings = store.sittings()
     rows = [_apart(row, sittings) for row in rows]
     run = f"{name}-{sha256(''.join(sorted(row.key for row in rows)).encode()).hexdigest()[:6]}"
-    store.begin(run, name, {"summary": f"imported from {file}"}, [row.key for row in rows])
+    store.begin(run, name, spec, [row.key for row in rows])
     for row in rows:
         if row.key in known:
             store.link(run, row.key, row.key)
         else:
             store.put(run, row.key, row)
     return run, len(rows), sum(row.key not in known for row in rows)
+
+
+def _beside(file: Path, absent: Any) -> Any:
+    """What a file beside the rows holds."""
+    if not file.is_file():
+        return absent
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: is not JSON ({error}); export the rows again, or take the file away") from None
 
 
 def _apart(row: Row, sittings: Mapping[str, str]) -> Row:

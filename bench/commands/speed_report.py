@@ -47,7 +47,7 @@ def _of_name(store: Store, name: str) -> list[Row]:
 
 def matched(store: Store, run: RunEntry) -> tuple[list[Level], list[Row]]:
     """Of a run that was matched: the levels of all runs of its name, and the quality rows that tell what was reached
-    there, those of the metric profile that was used last.
+    there, those of the metric profile that was used last; an imported run holds them itself.
 
     Each size and each set of clips has settings of its own, so that a level may stand there more than once. Levels
     found without one of this run's methods say nothing of it and are left out.
@@ -65,7 +65,7 @@ def matched(store: Store, run: RunEntry) -> tuple[list[Level], list[Row]]:
             settings |= {(row.method, row.setting) for row in rows}
     counted = {
         row.key: (row.quality.profile, row)
-        for name in (CURVES, REACHED)
+        for name in ("{}", CURVES, REACHED)
         for row in _of_name(store, name.format(run.name))
         if row.quality and (row.method, row.setting) in settings
     }
@@ -142,8 +142,9 @@ def write(
     from avtbench.reports import findings, ratios, tables
     from avtbench.reports.frame import frame
 
-    exchange.write([*rows, *counted], environments, to / "rows.csv")
-    written = [to / "rows.csv", exchange.machines_of(to / "rows.csv")]
+    file = to / "rows.csv"
+    exchange.write([*rows, *counted], environments, file, levels)
+    written = [file, exchange.machines_of(file), *([exchange.levels_of(file)] if levels else [])]
     groups = ratios.timed([*rows, *counted])
     compared = ratios.comparisons(groups, levels, ratios.floors(rows))
     for table in [ratios.times(groups), *compared] if groups else []:

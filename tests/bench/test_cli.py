@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -38,6 +39,10 @@ def test_help_shows_the_verbs(avtbench):
     for verb in ("ls", "run", "report", "export", "check", "doctor"):
         assert f" {verb} " in out
     assert "avtbench run" in out
+
+
+def test_the_version_is_that_of_the_package(avtbench):
+    assert avtbench("--version") == (0, f"avtbench {version('avtbench')}\n", "")
 
 
 def test_ls_lists_everything_and_one_in_full(avtbench):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from avtbench.bench.commands import speed_report
 from avtbench.bench.errors import UserError
 from avtbench.bench.exchange import bring, frame, read, write
 from avtbench.bench.metrics.profiles import ProfileError
@@ -66,6 +67,35 @@ def test_imported_rows_are_a_run_with_its_machines_and_change_nothing_that_is_th
     assert store.rows(run) == [own, row("k2")]
     assert store.environments([own]) == {"e1": {"hardware": {"cores": 2}}}
     assert bring(store, tmp_path / "theirs" / "rows.csv", "theirs") == (run, 2, 0), "once more adds nothing"
+
+
+@pytest.mark.parametrize("folder", ["speed-shared", "speed-overhead"])
+def test_an_imported_matched_run_gives_the_tables_that_it_gave_where_it_was_measured(folder, store, tmp_path):
+    shown = MEASURED / folder
+    run = store.find_run(bring(store, shown)[0])
+    levels, counted = speed_report.matched(store, run)
+    rows = [row for row in store.rows(run.id) if row.pass_ == "speed"]
+    speed_report.write(rows, counted, levels, store.environments([*rows, *counted]), tmp_path)
+    for name in (
+        "speed-ups.csv",
+        "speed-ups.md",
+        "speed-overhead.md",
+        "speed-times.md",
+        "warnings.md",
+        "rows.levels.json",
+    ):
+        assert (tmp_path / name).read_text() == (shown / name).read_text(), name
+
+
+def test_levels_are_those_of_the_rows_beside_them(row, store, tmp_path):
+    levels = [("kept=0.5", {"toy": 0.5})]
+    write([row("k1")], {}, tmp_path / "rows.csv", levels)
+    assert store.find_run(bring(store, tmp_path)[0]).spec["speed"] == {"levels": [["kept=0.5", {"toy": 0.5}]]}
+    write([row("k1")], {}, tmp_path / "rows.csv")
+    assert not (tmp_path / "rows.levels.json").exists()
+    (tmp_path / "rows.levels.json").write_text("[")
+    with pytest.raises(UserError, match=r"rows.levels.json: is not JSON .* export the rows again"):
+        bring(store, tmp_path)
 
 
 def test_one_point_of_two_sittings_is_two_points(row, store, tmp_path):
