@@ -127,6 +127,9 @@ class Timing(_Record):
     """Clips in flight at once (``throughput``); the samples are then seconds per clip."""
     chunks: list[list[float]] = Field(default_factory=list)
     """``stream``: end-to-end seconds of every chunk, one list per sample; the first is the time to first chunk."""
+    outside: dict[str, list[float]] = Field(default_factory=dict)
+    """Seconds of what the samples leave out: ``read``, once, the clip decoded and cut to its view; ``copy``, for every
+    sample, its pixels brought to the device."""
     setup_seconds: float | None = None
     """From the start of the process to the built method: imports, weights, moving them to the device. Measured alone
     in ``cold``; elsewhere the processes of a launch start side by side."""

@@ -224,6 +224,8 @@ class Sight:
     """Of the pixels; where there are none, a text that stands for the unreadable clip in keys."""
     error: str = ""
     motion: float | None = None
+    seconds: float = 0.0
+    """That reading took."""
 
     @classmethod
     def of(cls, clip: Clip, ref: ClipRef) -> Sight:
@@ -390,8 +392,11 @@ class Workbench:
             self.built.ahead[place] = self.built.reader.submit(self._read, self.dataset(job.dataset), job)
 
     def _read(self, dataset: VideoDataset, job: Job) -> Sight:
+        began = time.perf_counter()
         try:
-            return Sight.of(dataset.read(job.ref, self.spec.view_of(self.spec.datasets[job.dataset])), job.ref)
+            clip = dataset.read(job.ref, self.spec.view_of(self.spec.datasets[job.dataset]))
+            read = time.perf_counter() - began
+            return replace(Sight.of(clip, job.ref), seconds=read)
         except ClipError as error:
             return Sight(None, f"unreadable {job.ref.dataset}/{job.ref.name}: {error}", str(error))
         except Exception as error:  # whatever else a reader throws is about this clip, too

@@ -24,7 +24,8 @@ class Chunk:
 
     sse:    per frame, the squared error summed over uint8 values, as ``tokenbench/1`` has it. jumps: the same of the
             change of that error since the frame before, what flickers (0 in the first frame of a stream).
-    values: of a frame, H x W x 3. encode_side, decode_side: seconds.
+    values: of a frame, H x W x 3. encode_side, decode_side: seconds. read: seconds, outside both, until the frames were
+            there, on the device.
     """
 
     reconstruction: Tensor
@@ -35,6 +36,7 @@ class Chunk:
     values: int
     encode_side: float
     decode_side: float
+    read: float = 0.0
 
 
 @torch.inference_mode()
@@ -46,17 +48,19 @@ def run(
     device: torch.device = torch.device("cpu"),
     nanoseconds: Callable[[], int] = time.perf_counter_ns,
 ) -> Iterator[Chunk]:
-    """Send chunks ``uint8 [n, H, W, 3]`` through a method, one in memory at a time; reading them is not timed."""
+    """Send chunks ``uint8 [n, H, W, 3]`` through a method, one in memory at a time."""
     synchronise = synchroniser(device)
-    original, began, before = torch.empty(0), 0, torch.empty(0)
+    original, asked, began, before = torch.empty(0), 0, 0, torch.empty(0)
 
     def fed() -> Iterator[Tensor]:
-        nonlocal original, began
+        nonlocal original, asked, began
+        asked = nanoseconds()
         for chunk in chunks:
             original = chunk.to(device)
             synchronise()
             began = nanoseconds()
             yield original
+            asked = nanoseconds()
 
     parts = stream(method, fed(), setting, caches)
     for tokens in parts:
@@ -73,7 +77,7 @@ def run(
         before = error[-1:].clone()
         yield Chunk(
             rebuilt, tokens.kept, tokens.total, _squared(error), _squared(change), original[0].numel(),
-            (between - began) * 1e-9, (ended - between) * 1e-9,
+            (between - began) * 1e-9, (ended - between) * 1e-9, (began - asked) * 1e-9,
         )  # fmt: skip
 
 
@@ -123,6 +127,7 @@ class Totals:
     first_chunk: float = 0.0
     encode_side: float = 0.0
     decode_side: float = 0.0
+    read: float = 0.0
 
     def add(self, chunk: Chunk) -> None:
         if self.chunks:
@@ -136,6 +141,7 @@ class Totals:
         self.total += chunk.total
         self.encode_side += chunk.encode_side
         self.decode_side += chunk.decode_side
+        self.read += chunk.read
 
 
 def peak_resident() -> int | None:

@@ -16,7 +16,8 @@ BAR_WIDTH = 30
 
 
 def stage_chart(timings: Sequence[Timing], title: str = "") -> Table:
-    """A tree of stages with bars: median time over all launches, share, FLOPs, peak memory, network evaluations.
+    """A tree of stages with bars: median time over all launches, share, FLOPs, peak memory, network evaluations; below
+    it the whole, its sides, and what stands outside the clock.
 
     timings: the launches of one point (or several clips, whose samples are pooled). Raises ValueError without samples.
     """
@@ -48,6 +49,9 @@ def stage_chart(timings: Sequence[Timing], title: str = "") -> Table:
     table.add_row("end to end", "", str(total), "100%", "", "" if peak is None else in_megabytes(peak), "")
     for side in ("encode side", "decode side"):
         table.add_row(side, "", str(Samples([s for t in timings for s in SIDES[side](t)])), "", "", "", "")  # type: ignore[index]
+    for name in dict.fromkeys(name for t in timings for name in t.outside):
+        seconds = float(np.median([s for t in timings for s in t.outside.get(name, [])]))
+        table.add_row(f"outside: {name}", "", in_words(seconds), "", "", "", "", style="dim")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +59,7 @@ def stream(
     made = _method(method, tokenizer, set_, device)
     value = _setting(made, setting)
     caches = Caches(selection=not (no_caches or no_c_sel), fill=not (no_caches or no_c_fill))
-    totals = Totals(made.step)
+    totals, written = Totals(made.step), 0.0
     with ExitStack() as stack:
         reel = stack.enter_context(opened(video, View(size=size or None, frames=frames)))
         pixels = (torch.from_numpy(frame.copy()) for frame in reel)
@@ -68,12 +69,18 @@ def stream(
                 if write is None:
                     height, width = done.reconstruction.shape[1:3]
                     write = stack.enter_context(writing_h264(out, height, width, reel.fps or 24.0))
+                began = time.perf_counter()
                 write(done.reconstruction.cpu().numpy())
+                written += time.perf_counter() - began
             if each:
                 print(_line(totals, done))
             totals.add(done)
+        if write is not None:
+            began = time.perf_counter()
+            stack.close()  # the encoder gives out its last frames
+            written += time.perf_counter() - began
     print(f"{made.name} at {value:g} on {video}: chunks of {chunk} frames, caches {caches}")
-    _print(totals)
+    _print(totals, written)
     if out is not None:
         print(f"{out}: {totals.whole.frames} frames; the numbers above are of frames in memory, before H.264")
 
@@ -89,11 +96,13 @@ def _line(totals: Totals, chunk: Chunk) -> str:
     )
 
 
-def _print(totals: Totals) -> None:
+def _print(totals: Totals, written: float) -> None:
+    """written: seconds spent in writing the reconstruction."""
     from rich.console import Console
     from rich.table import Table
 
     from avtbench.bench.streams import peak_resident
+    from avtbench.bench.timing.statistics import in_words
 
     count, values, seconds = totals.whole.frames, totals.values, totals.encode_side + totals.decode_side
     peak = peak_resident()
@@ -105,6 +114,7 @@ def _print(totals: Totals) -> None:
         "  inside chunks": f"{totals.inside.psnr(values):.3f} dB, {totals.inside.frames} frames",
         "speed": f"{count / seconds:.1f} frames/s; first chunk after {1e3 * totals.first_chunk:.0f} ms; "
         f"encode side {totals.encode_side / seconds:.0%}",
+        "  outside that": f"reading {in_words(totals.read)}, writing {in_words(written)}",
         "peak resident memory": f"{peak / 2**20:.1f} MiB" if peak else "not told by this system",
     }
     table = Table(box=None, show_header=False, pad_edge=False)

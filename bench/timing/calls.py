@@ -64,6 +64,8 @@ class Call:
     total_evaluations: Mapping[str, int] = field(default_factory=dict)
     chunks: Sequence[float] = ()
     lanes: int = 1
+    copy: float | None = None
+    """Seconds in which the pixels came to the device, before the clock; None where they were there."""
     ran: Call | None = None
     """The call as it ran, where this one was extrapolated from it."""
 

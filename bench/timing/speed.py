@@ -143,6 +143,7 @@ def _timing(
         lanes=calls[-1].lanes,
         extrapolated=_extrapolation(calls, shortened),
         chunks=[list(c.chunks) for c in calls] if facts["scenario"] == "stream" else [],
+        outside={"copy": copies} if (copies := [c.copy for c in calls if c.copy is not None]) else {},
         **facts,
     )
 

@@ -72,8 +72,11 @@ def _dataset(work: Workbench, jobs: Sequence[Job], budget: float) -> Iterator[Ev
         if result.environment:
             yield from work.tell(machine)
             given["environment"] = machine.digest
+        sight, timing = sights[result.clip], result.timing
+        if timing is not None:
+            timing = timing.model_copy(update={"outside": {"read": [sight.seconds], **timing.outside}})
         row = work.row(
-            job, point, sights[result.clip], status=result.status, reason=result.reason, timing=result.timing,
+            job, point, sight, status=result.status, reason=result.reason, timing=timing,
             evaluations=dict(result.evaluations), seconds=result.seconds, **given,
         )  # fmt: skip
         yield Finished(point.slot, row)

@@ -1,7 +1,8 @@
 """One configuration in a spawned process of its own, handed one call at a time.
 
 The process builds the method from a :class:`Job`, records its environment once, and then answers requests; between them
-it sleeps on a pipe. Clips come as ``.npy`` files and are read and copied to the device outside every timed region.
+it sleeps on a pipe. Clips come as ``.npy`` files and are read and copied to the device outside every timed region; the
+copy has a clock of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from avtbench.bench import environment
 from avtbench.bench.openmp import WAITING
 from avtbench.bench.rows import Status
 from avtbench.bench.timing.calls import Call, Extras, Instrument, Scenario, dtype_of, out_of_memory
+from avtbench.bench.timing.clock import synchroniser
 from avtbench.methods.contract import Method
 
 
@@ -130,7 +132,15 @@ class Server:
         )
 
     def _video(self, path: str) -> torch.Tensor:
-        return torch.from_numpy(np.load(path)).to(self.device)
+        return self._copied(path)[0]
+
+    def _copied(self, path: str) -> tuple[torch.Tensor, float]:
+        """A clip on the device, and the seconds that its copy took."""
+        pixels = torch.from_numpy(np.load(path))
+        began = time.perf_counter()
+        video = pixels.to(self.device)
+        synchroniser(self.device)()
+        return video, time.perf_counter() - began
 
     def skip(self, path: str) -> str | None:
         t, h, w, _ = np.load(path, mmap_mode="r").shape
@@ -141,8 +151,9 @@ class Server:
 
     def call(self, path: str, settle: bool) -> tuple[list[float], Call]:
         """Time one call; with ``settle`` after an untimed one, whose seconds are returned too."""
-        video = self._video(path)
-        return [self.instrument.call(video).total] if settle else [], self.instrument.call(video)
+        video, copy = self._copied(path)
+        settled = [self.instrument.call(video).total] if settle else []
+        return settled, replace(self.instrument.call(video), copy=copy)
 
     def extras(self, path: str) -> Extras:
         return self.instrument.extras(self._video(path))

@@ -456,6 +456,7 @@ def test_every_job_clip_and_launch_gives_one_result_with_what_a_row_needs(nearby
     assert first.timing.rounds == [0, 1, 2, 3, 4, 5]
     assert first.timing.stop_reason == "precise: half-width of the median 0.0% <= 2%"
     assert first.timing.setup_seconds == 1.5
+    assert len(first.timing.outside["copy"]) == 6, "the pixels come to the device before every sample"
     assert first.seconds > 0.6
 
 
@@ -712,7 +713,8 @@ def test_a_spawned_process_times_a_method_it_imports_itself(steady, tmp_path):
 
 def test_the_stage_chart_shows_the_tree_with_its_shares():
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(stage_chart([point(Paced())], title="paced"))
+    timing = point(Paced()).model_copy(update={"outside": {"read": [0.25], "copy": [0.001, 0.003, 0.002]}})
+    console.print(stage_chart([timing], title="paced"))
     text = console.export_text()
     lines = {line.split()[0]: line for line in reversed(text.splitlines()) if line.strip()}
     assert "50%" in lines["encode"]
@@ -722,3 +724,7 @@ def test_the_stage_chart_shows_the_tree_with_its_shares():
     assert "decoder 3" in lines["search"]
     assert "5%" in lines["unattributed"]
     assert "20 ms" in lines["end"]
+    assert "outside: read" in text
+    assert "250 ms" in text
+    assert "outside: copy" in text
+    assert "2 ms" in text

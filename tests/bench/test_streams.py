@@ -63,6 +63,12 @@ def test_totals_are_those_of_the_whole_clip():
     assert (totals.border.frames, totals.inside.frames) == (8, 16), "4 of 16 and of 8 frames; the first chunk is apart"
 
 
+def test_reading_and_both_sides_have_clocks_of_their_own():
+    now, video, hold = iter(range(0, 10**12, 10**9)), synthetic(9), build("hold")
+    (chunk,) = run(hold, [video], TAU, nanoseconds=lambda: next(now))
+    assert (chunk.read, chunk.encode_side, chunk.decode_side) == (1, 1, 1), "a second between any two borders"
+
+
 def test_jumps_are_the_change_of_the_error_from_frame_to_frame():
     video, hold = synthetic(25), build("hold")
     chunks = list(run(hold, split(video, *hold.chunking(8)), TAU))
@@ -105,6 +111,7 @@ def test_the_command_streams_a_file(avtbench, film):
     assert "chunk 2, frames 33-40: kept" in out
     assert re.search(r"frames +41 in 3 chunks", out)
     assert "caches C_sel + C_fill" in out
+    assert re.search(r"outside that +reading \d\S* \S+, writing \d", out)
     assert re.search(r"peak resident memory +\d+\.\d MiB", out)
     back = read(Path("back.mp4"), View(size=None, frames=None))
     assert back.video.shape == (41, 32, 32, 3)
