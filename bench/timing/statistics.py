@@ -1,9 +1,10 @@
 """What stored samples of time say: medians with intervals, paired speed-ups, the noise floor, warnings in words.
 
 Nothing here measures and nothing needs torch: everything follows from stored :class:`~avtbench.bench.rows.Row` s.
-A speed-up is a log-ratio paired per clip and round, averaged over clips, with an interval by bootstrap over clips.
-"Faster" is said only where that interval excludes both 1 and the noise floor, which is what the instrument finds
-between one method and itself under another name (A/A).
+A speed-up is a log-ratio paired per clip and round, averaged over clips, with an interval by bootstrap over clips,
+widened to Student's over launches where that reaches further: all clips of a launch share its processes, and one
+process may be some percent faster than the next of the same method. "Faster" is said only where that interval excludes
+both 1 and the noise floor, which is what the instrument finds between one method and itself under another name (A/A).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FEWEST_ROUNDS = 6
 QUOTED_LAUNCHES = 3
 
 Side = Literal["end to end", "encode side", "decode side"]
+Over = Literal["clips", "rounds", "launches"]
 APART = "timed apart"
 """What is said of two that were timed, but never in one sitting."""
 
@@ -146,8 +148,8 @@ class SpeedUp:
     pairs: int
     where: str
     """Card or processor, and number format."""
-    over: Literal["clips", "rounds"] = "clips"
-    """What the interval was resampled over."""
+    over: Over = "clips"
+    """What the interval was taken over: the widest of those that there are enough of."""
     extrapolated: str = ""
     """How samples stand for more than was run, in words; empty where everything was run."""
 
@@ -162,10 +164,19 @@ class SpeedUp:
         """``16 clips, 3 launches``."""
         return f"{_count(self.clips, 'clip')}, {_count(self.launches, 'launch', 'es')}"
 
+    @property
+    def basis(self) -> str:
+        """What the interval was taken over, e.g. ``90 paired rounds``."""
+        return {
+            "clips": _count(self.clips, "clip"),
+            "rounds": _count(self.pairs, "paired round"),
+            "launches": _count(self.launches, "launch", "es"),
+        }[self.over]
+
     def __str__(self) -> str:
         text = f"{_times(self.ratio)}x {self.interval}, {self.counted}, {self.where}"
-        if self.over == "rounds":
-            text += f"; interval over {_count(self.pairs, 'paired round')}, not clips"
+        if self.over != "clips":
+            text += f"; interval over {self.basis}, not clips"
         return f"{text}; {self.extrapolated}" if self.extrapolated else text
 
     def verdict(self, floor: float | None) -> str:
@@ -181,8 +192,8 @@ class SpeedUp:
             return f"slower: the interval ends at {_times(self.high)}x, below the noise floor of {1 / floor:.3f}x"
         if self.low > 1 or self.high < 1:
             return (
-                f"not distinguishable: the noise floor of {floor:.3f}x is wider than the effect of "
-                f"{_times(self.ratio)}x; use a quieter machine or more launches"
+                f"not distinguishable: the interval [{_times(self.low)}, {_times(self.high)}] reaches into the noise "
+                f"floor of {floor:.3f}x; use a quieter machine or more launches"
             )
         between = f"[{_times(self.low)}, {_times(self.high)}]"
         return f"not distinguishable: the interval {between} holds 1; take more clips or rounds"
@@ -204,8 +215,12 @@ def alike(row: Row) -> Alike:
 
 
 def telling(one: Alike, among: Iterable[Alike]) -> list[str]:
-    """The parts of ``one`` in which ``among`` differ, e.g. ``["17x64x64", "bfloat16"]``; none where all are equal."""
-    return [part for part, values in zip(one, zip(*among, strict=True), strict=True) if len(set(values)) > 1]
+    """The parts of ``one`` in which ``among`` differ, e.g. ``["17x64x64", "bfloat16"]``; none where all are equal. The
+    environment, a digest, is named only where nothing else tells them apart."""
+    among = set(among)
+    parts = [part for part, values in zip(one, zip(*among, strict=True), strict=True) if len(set(values)) > 1]
+    clear = len({other[:-1] for other in among}) == len(among)
+    return [part for part in parts if not (clear and part == one.environment)]
 
 
 def by_clip(rows: Iterable[Row]) -> dict[str, list[Timing]]:
@@ -260,15 +275,22 @@ def timed_apart(slow: Sequence[Row], fast: Sequence[Row]) -> bool:
 
 
 def speed_up(
-    slow: Iterable[Row], fast: Iterable[Row], side: Side = "end to end", *, where: str = "", seed: int = 0
+    slow: Iterable[Row],
+    fast: Iterable[Row],
+    side: Side = "end to end",
+    *,
+    where: str = "",
+    seed: int = 0,
+    across_launches: bool = True,
 ) -> SpeedUp:
     """How many times ``fast`` is faster than ``slow``, from their stored rows on the same clips.
 
     With at least five clips, a clip's value is the median over its paired rounds, the ratio exp of the mean over clips,
     and the interval by bootstrap over clips. With fewer, a round's value is the mean over clips, the ratio exp of the
     median over rounds, and the interval that of a median by order statistics, which says nothing about other clips;
-    with fewer than six rounds it is their mean and Student's interval, with one pair there is none. Raises ValueError
-    where no clip and round were measured for both in one sitting.
+    with fewer than six rounds it is their mean and Student's interval, with one pair there is none. From three launches
+    on, Student's interval over launches counts where it reaches further (``across_launches``). Raises ValueError where
+    no clip and round were measured for both in one sitting.
     """
     slow, fast = list(slow), list(fast)
     a, b = by_clip(slow), by_clip(fast)
@@ -280,7 +302,7 @@ def speed_up(
         raise ValueError(
             f"no clip was timed for both in the same round: {len(a)} against {len(b)} clips; rerun them together"
         )
-    over: Literal["clips", "rounds"] = "clips" if len(pairs) >= FEWEST_CLIPS else "rounds"
+    over: Over = "clips" if len(pairs) >= FEWEST_CLIPS else "rounds"
     if over == "clips":
         values = [float(np.median(list(ratios.values()))) for ratios in pairs.values()]
         centre = float(np.mean(values))
@@ -290,6 +312,11 @@ def speed_up(
         few = len(values) < FEWEST_ROUNDS
         centre = float(np.mean(values) if few else np.median(values))
         low, high = student(values) if few else median_interval(values)
+    effects = _by_launch(list(pairs.values()))
+    if across_launches and len(effects) >= QUOTED_LAUNCHES:
+        least, most = (centre + end for end in student(effects))
+        if least < low or most > high:
+            low, high, over = min(low, least), max(high, most), "launches"
     return SpeedUp(
         ratio=math.exp(centre),
         low=math.exp(low),
@@ -316,6 +343,19 @@ def _by_round(pairs: Sequence[dict[Key, float]]) -> list[float]:
     }
     most = max(len(values) for values in rounds.values())
     return [float(np.mean(values)) for _, values in sorted(rounds.items()) if len(values) == most]
+
+
+def _by_launch(pairs: Sequence[dict[Key, float]]) -> list[float]:
+    """How far each launch lies from all of them: the median of a clip there against its median, mean over clips."""
+    effects: dict[tuple[str, int], list[float]] = {}
+    for ratios in pairs:
+        whole = float(np.median(list(ratios.values())))
+        launches: dict[tuple[str, int], list[float]] = {}
+        for (sitting, launch, _), ratio in ratios.items():
+            launches.setdefault((sitting, launch), []).append(ratio)
+        for launch, found in launches.items():
+            effects.setdefault(launch, []).append(float(np.median(found)) - whole)
+    return [float(np.mean(found)) for found in effects.values()]
 
 
 def _dtypes(timings: Iterable[Sequence[Timing]]) -> str:
@@ -368,7 +408,8 @@ def noise_floors(rows: Iterable[Row], side: Side = "end to end") -> dict[Alike, 
         if not alias:
             continue
         try:
-            found = speed_up(first, twin, side)
+            # what these processes differ by; how far others might is in the interval that is held against it
+            found = speed_up(first, twin, side, across_launches=False)
         except ValueError:  # never timed in one round
             continue
         floor = max(found.high, 1 / found.low) if found.low > 0 else math.inf

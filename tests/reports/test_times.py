@@ -62,7 +62,8 @@ def test_a_speed_up_is_claimed_beyond_the_noise_floor_only(make):
     assert "x: one method timed against itself differs by up to this (latency, cpu, float32)." in told(rows)
     assert "full-rate is faster: the interval starts at" in told(rows)
     near = timed(make, "full-rate", 0.1) + timed(make, "full-rate", 0.12, alias="again") + timed(make, "lit", 0.11)
-    assert "full-rate is not distinguishable: the noise floor" in told(near)
+    assert "full-rate is not distinguishable: the interval [" in told(near)
+    assert "reaches into the noise floor of 1.2" in told(near)
 
 
 def test_a_speed_up_names_the_rates_where_they_were_counted(make):
