@@ -122,7 +122,8 @@ class Timing(_Record):
     stop_reason: str
     seed: int
     peak_bytes: int | None = None
-    """Peak memory from a separate call: allocated on CUDA, resident set elsewhere."""
+    """Peak memory from a call of its own or, where none was made, of the timed ones: allocated on CUDA, resident set
+    elsewhere."""
     lanes: int = 1
     """Clips in flight at once (``throughput``); the samples are then seconds per clip."""
     chunks: list[list[float]] = Field(default_factory=list)

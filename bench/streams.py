@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -142,21 +140,3 @@ class Totals:
         self.encode_side += chunk.encode_side
         self.decode_side += chunk.decode_side
         self.read += chunk.read
-
-
-def peak_resident() -> int | None:
-    """Largest resident set of this process so far in bytes, None where the system does not tell.
-
-    Linux: its own high-water mark; ``getrusage`` would count the parent's memory before this program was loaded.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -124,7 +124,13 @@ def _share(declared: Mapping[str, float]) -> float | None:
 def _short(row: Row) -> str:
     made = str(row.parameters.get("lit_digest", row.parameters.get("adapter_digest", "")))
     size = f" {made.removeprefix('random ')}" if made.startswith("random ") else ""
-    return f"{row.method}{size}" + (f" on {row.tokenizer}" if row.tokenizer not in ("", "embedded") else "")
+    name = f"{row.method}{size}" + (f" on {row.tokenizer}" if row.tokenizer not in ("", "embedded") else "")
+    return f"{name}, every position" if _every(row) else name
+
+
+def _every(row: Row) -> bool:
+    """Whether a filler computes kept positions, too: never compared with other methods, only with itself."""
+    return row.parameters.get("compute") == "all"
 
 
 Place = tuple[object, ...]
@@ -199,13 +205,14 @@ def times(groups: Sequence[Timed]) -> Table:
         )  # fmt: skip
     caption = (
         "Median (20th to 80th percentile) over clips, launches and rounds; NFE: network evaluations of a call; peak: "
-        "memory in a call of its own, of the whole process on a CPU."
+        "memory in a call, of the whole process on a CPU."
     )
     return Table("speed-times", caption, pd.DataFrame(lines), pd.DataFrame(texts))
 
 
 def pairs(groups: Sequence[Timed], levels: Sequence[Level] = ()) -> Iterator[tuple[str, Timed, Timed]]:
     """(level, slow, fast): what searches, routes or keeps everything against what thresholds, timed in one sitting."""
+    groups = [g for g in groups if not _every(g.first)]
     pools = [(text, _meeting(groups, settings, levels)) for text, settings in levels] or [("", chosen(groups))]
     for text, pool in pools:
         for slow, fast in itertools.product(pool, pool):
@@ -230,7 +237,7 @@ def rates(groups: Sequence[Timed]) -> Iterator[tuple[str, Timed, Timed]]:
     """The same at its most and at its fewest tokens, where a tenth of all or more lies between: does time shrink?"""
     alike: dict[tuple[object, ...], list[Timed]] = {}
     for g in groups:
-        if g.first.family == "threshold" and not math.isnan(g.kept):
+        if g.first.family == "threshold" and not math.isnan(g.kept) and not _every(g.first):
             alike.setdefault((g.name, g.alike), []).append(g)
     for mine in alike.values():
         most, least = max(mine, key=lambda g: g.kept), min(mine, key=lambda g: g.kept)
@@ -244,8 +251,8 @@ def floors(rows: Sequence[Row]) -> Floors:
 
 
 def comparisons(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Floors | None = None) -> list[Table]:
-    """Speed-ups and overhead, those that have a line."""
-    return [table for table in (speed_ups(groups, levels, floors), overhead(groups)) if len(table.texts)]
+    """Speed-ups, overhead and savings, those that have a line."""
+    return [t for t in (speed_ups(groups, levels, floors), overhead(groups), savings(groups)) if len(t.texts)]
 
 
 def speed_ups(groups: Sequence[Timed], levels: Sequence[Level] = (), floors: Floors | None = None) -> Table:
@@ -325,7 +332,7 @@ def overhead(groups: Sequence[Timed]) -> Table:
     """What thresholding and filling add to the frozen tokeniser itself, per setting; a ratio above 1 is slower."""
     lines, texts, never_paired = [], [], []
     for full, mine in itertools.product(groups, groups):
-        threshold = mine.first.family == "threshold" or mine.first.method == "hold"
+        threshold = (mine.first.family == "threshold" or mine.first.method == "hold") and not _every(mine.first)
         same = full.first.tokenizer == mine.first.tokenizer and full.alike == mine.alike
         if full.first.method != FULL or not threshold or not same:
             continue
@@ -357,7 +364,7 @@ def overhead(groups: Sequence[Timed]) -> Table:
             {
                 "size": line["size"], "method": mine.name, "setting": _setting(mine),
                 "kept": "–" if math.isnan(mine.kept) else f"{mine.kept:.2f}",
-                "selection / encoder": f"{share:.2%}",
+                "choosing / encoder": f"{share:.2%}",
                 "encode side / encoder": f"{_ratio(encode.ratio)} {encode.interval}",
                 "round trip / encoder + decoder": f"{_ratio(whole.ratio)} {whole.interval}",
                 "encode side / full rate": f"{_ratio(apart.ratio)} {apart.interval}",
@@ -368,13 +375,62 @@ def overhead(groups: Sequence[Timed]) -> Table:
         )  # fmt: skip
     order = sorted(range(len(lines)), key=lambda i: (texts[i]["size"], lines[i]["method"], -_number(lines[i]["kept"])))
     caption = (
-        "What a threshold adds to its frozen tokeniser. Limits aimed at: selection 1 % of the encoder, encode side "
-        "1.02x the encoder, round trip 1.15x encoder + decoder. Ratios paired per clip and round: to encoder and "
+        "What a threshold adds to its frozen tokeniser. Limits aimed at: choosing the mask 1 % of the encoder, encode "
+        "side (which also packs what was kept) 1.02x the encoder, round trip 1.15x encoder + decoder. Ratios paired per clip and round: to encoder and "
         "decoder in the same calls; to full rate in a process of its own, so that they also hold what processes differ "
         "by (the noise floor) and what the caches lose."
     )
     values, shown = pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
     return Table("speed-overhead", caption, values, shown, notes=tuple(never_paired))
+
+
+def savings(groups: Sequence[Timed]) -> Table:
+    """What a filler saves by leaving kept positions out, and by not running where all were kept; above 1 is saved."""
+    lines, texts = [], []
+    for every, mine in itertools.product(groups, groups):
+        if not _every(every.first) or _every(mine.first) or _but_compute(every) != _but_compute(mine):
+            continue
+        try:
+            fill = statistics.speed_up(*([_fill_alone(row) for row in g.rows] for g in (every, mine)), "decode side")
+            whole = statistics.speed_up(every.rows, mine.rows)
+        except ValueError:  # never timed in one round
+            continue
+        slow, fast = (float(np.median(g.stage("decode/fill"))) for g in (every, mine))
+        lines.append(
+            {
+                "method": mine.name, "kept": mine.kept, "size": mine.alike.at, "fill_ratio": fill.ratio,
+                "fill_low": fill.low, "fill_high": fill.high, "total_ratio": whole.ratio, "total_low": whole.low,
+                "total_high": whole.high, "fill_every_s": slow, "fill_s": fast, "clips": whole.clips,
+                "launches": whole.launches,
+            }
+        )  # fmt: skip
+        texts.append(
+            {
+                "size": mine.alike.at, "method": mine.name, "kept": f"{mine.kept:.2f}",
+                "fill, every position": statistics.in_words(slow), "fill": statistics.in_words(fast),
+                "saved in the fill": f"{_ratio(fill.ratio)} {fill.interval}",
+                "saved end to end": f"{_ratio(whole.ratio)} {whole.interval}", "n": _basis(whole),
+            }
+        )  # fmt: skip
+    order = sorted(range(len(lines)), key=lambda i: (texts[i]["size"], lines[i]["method"], -_number(lines[i]["kept"])))
+    caption = (
+        "Time with every position sent through the filler's blocks over time with dropped ones alone; the results are "
+        "equal. Where all is kept, the filler is not run at all."
+    )
+    values, shown = pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
+    return Table("speed-saved", caption, values, shown)
+
+
+def _but_compute(g: Timed) -> tuple[object, ...]:
+    parameters = {k: v for k, v in g.first.parameters.items() if k != "compute"}
+    return statistics.traits(g.first.model_copy(update={"parameters": parameters})), g.setting, g.alike
+
+
+def _fill_alone(row: Row) -> Row:
+    """The row with the fill in place of the decode side."""
+    assert row.timing is not None
+    fill = next((s.seconds for s in row.timing.stages if s.path == "decode/fill"), row.timing.decode_side)
+    return statistics.with_sides(row, row.timing.encode_side, fill)
 
 
 def _networks_alone(row: Row) -> Row:
@@ -425,4 +481,4 @@ def _flops(value: float) -> str:
 
 def _basis(found: SpeedUp) -> str:
     rounds = f", over {found.pairs} round{'s' * (found.pairs != 1)}"
-    return found.counted + rounds * (found.over == "rounds")
+    return found.counted + {"clips": "", "rounds": rounds, "launches": "; over launches"}[found.over]

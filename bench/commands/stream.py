@@ -98,14 +98,15 @@ def _line(totals: Totals, chunk: Chunk) -> str:
 
 def _print(totals: Totals, written: float) -> None:
     """written: seconds spent in writing the reconstruction."""
+    import torch
     from rich.console import Console
     from rich.table import Table
 
-    from avtbench.bench.streams import peak_resident
+    from avtbench.bench.timing.clock import peak_bytes
     from avtbench.bench.timing.statistics import in_words
 
     count, values, seconds = totals.whole.frames, totals.values, totals.encode_side + totals.decode_side
-    peak = peak_resident()
+    peak = peak_bytes(torch.device("cpu"))
     lines = {
         "frames": f"{count} in {totals.chunks} chunks",
         "kept fraction": f"{totals.kept / totals.total:.4f}",

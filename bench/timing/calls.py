@@ -66,6 +66,8 @@ class Call:
     lanes: int = 1
     copy: float | None = None
     """Seconds in which the pixels came to the device, before the clock; None where they were there."""
+    peak: int | None = None
+    """Most bytes in use at once, where that was asked."""
     ran: Call | None = None
     """The call as it ran, where this one was extrapolated from it."""
 
@@ -184,6 +186,11 @@ class Instrument:
         fixed = getattr(self.method, "forced", None) is not None or self.method.family in ("bound", "router")
         return self.method.weights == "random" and fixed
 
+    @property
+    def peak_apart(self) -> bool:
+        """Whether :meth:`extras` makes a call for the peak memory; elsewhere the timed ones tell it."""
+        return not self.dry and self.scenario not in ("throughput", "cold")
+
     def extras(self, video: Tensor) -> Extras:
         """FLOPs and peak memory of one call each (none where stages overlap or a process has one call only).
 
@@ -193,7 +200,7 @@ class Instrument:
         if self.scenario in ("throughput", "cold"):
             return Extras()
         flops = scaled(self._flops(video), self.shortened)
-        if self.dry:
+        if not self.peak_apart:
             return Extras(flops)
         peak, peaks = self._peak_memory(video)
         return Extras(flops, peaks, peak)

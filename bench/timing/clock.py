@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -152,6 +154,32 @@ class FlopListener:
     def exit(self, name: str) -> None:
         path, before = self._open.pop()
         self.flops[path] += self._total() - before
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let :func:`peak_bytes` start from what is in use now; on a CPU where the system allows it (Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Most bytes in use since :func:`reset_peak`. CUDA: allocated by torch. CPU: resident set of the process, since it
+    began where the system does not let it be reset; None where none is told."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.is_file():
+        marks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(marks[0].split()[1]) * 1024 if marks else None
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 class PeakListener:

@@ -134,12 +134,13 @@ def _timing(
     calls: Sequence[Call], rounds: list[int], extras: Extras | None, shortened: Mapping[str, float], **facts: Any
 ) -> Timing:
     extras = extras or Extras()
+    peaks = [c.peak for c in calls if c.peak is not None]
     return Timing(
         rounds=rounds,
         encode_side=[c.encode_side for c in calls],
         decode_side=[c.decode_side for c in calls],
         stages=stage_costs([c.stages for c in calls], calls[-1].evaluations, extras.flops, extras.peaks),
-        peak_bytes=extras.peak,
+        peak_bytes=extras.peak or max(peaks, default=None),
         lanes=calls[-1].lanes,
         extrapolated=_extrapolation(calls, shortened),
         chunks=[list(c.chunks) for c in calls] if facts["scenario"] == "stream" else [],

@@ -28,7 +28,7 @@ from avtbench.bench import environment
 from avtbench.bench.openmp import WAITING
 from avtbench.bench.rows import Status
 from avtbench.bench.timing.calls import Call, Extras, Instrument, Scenario, dtype_of, out_of_memory
-from avtbench.bench.timing.clock import synchroniser
+from avtbench.bench.timing.clock import peak_bytes, reset_peak, synchroniser
 from avtbench.methods.contract import Method
 
 
@@ -153,7 +153,11 @@ class Server:
         """Time one call; with ``settle`` after an untimed one, whose seconds are returned too."""
         video, copy = self._copied(path)
         settled = [self.instrument.call(video).total] if settle else []
-        return settled, replace(self.instrument.call(video), copy=copy)
+        if self.instrument.peak_apart:
+            return settled, replace(self.instrument.call(video), copy=copy)
+        reset_peak(self.device)
+        call = self.instrument.call(video)
+        return settled, replace(call, copy=copy, peak=peak_bytes(self.device))
 
     def extras(self, path: str) -> Extras:
         return self.instrument.extras(self._video(path))

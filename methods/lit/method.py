@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Lit(Hold):
     lit_weights: a file written by ``avtbench train lit``; None takes the shipped one of the tokeniser; ``random`` is
                  for timing alone.
     size:        depth x width of a random network (trained ones know theirs): ``12x512`` is about 50 M parameters.
+    compute:     ``dropped`` positions alone, or ``all``: the same result in more time, which tells what leaving kept
+                 positions out of the network saves, and skipping it where nothing was dropped.
     forced:      ``{"kept": 0.5}``: a declared rate for timing; the threshold's scan runs, its outcome is replaced by a
                  mask that keeps this share, because untrained latents say nothing about the rate. None decides.
     """
@@ -42,22 +44,25 @@ class Lit(Hold):
         reference: Reference = "last_kept",
         lit_weights: str | None = None,
         size: str = "12x512",
+        compute: Literal["dropped", "all"] = "dropped",
         forced: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(tokenizer, reference)
         if forced is not None and not (set(forced) == {"kept"} and 0 < forced["kept"] <= 1):
             raise ContractError(f"{self.name}: forced is {dict(forced)}, expected kept with a share in (0, 1]")
-        self.forced = forced
+        self.forced, self.compute = forced, compute
         if lit_weights == "random":
             self.network, self.network_digest = random_lit(size, tokenizer), f"random {size}"
             self.weights = "random"
         else:
             self.network, self.network_digest = load_lit(tokenizer, self.name, lit_weights)
+        self.network.every = compute == "all"
 
     @property
     def parameters(self) -> Mapping[str, Any]:
         forced = {} if self.forced is None else {"forced": dict(self.forced)}
-        return {**super().parameters, "lit_digest": self.network_digest, **forced}
+        compute = {} if self.compute == "dropped" else {"compute": self.compute}
+        return {**super().parameters, "lit_digest": self.network_digest, **compute, **forced}
 
     def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> Tensor:
         keep = super().choose_chunk(latents, setting, state)
@@ -83,7 +88,7 @@ class Lit(Hold):
         return whole, FillState(recent)
 
     def _inpaint(self, z: Tensor, keep: Tensor) -> Tensor:
-        if bool(keep.all()):
+        if self.compute == "dropped" and bool(keep.all()):
             return z
         with self.stage("lit"):
             self.count("lit")

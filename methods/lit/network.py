@@ -162,6 +162,8 @@ class LatentInpaintingTransformer(nn.Module):
 
     center: Tensor
     scale: Tensor
+    every: bool = False
+    """Send kept positions through the blocks as well, to the same outcome: what leaving them out saves."""
 
     def __init__(self, config: LITConfig) -> None:
         super().__init__()
@@ -186,18 +188,21 @@ class LatentInpaintingTransformer(nn.Module):
         """``z`` in standard deviations, whatever units the network works in."""
         b, c, t, h, w = z.shape
         dropped = (~keep).flatten().nonzero().squeeze(1)
-        if len(dropped) == 0:
+        if len(dropped) == 0 and not self.every:
             return z
         raw = self.config.latents == "raw"
         z = z.movedim(1, -1)
         inside = z * self.scale + self.center if raw else z
         seen = describe(inside, keep, self.mask)
         x = self._embed(seen.inputs, b, t)
-        groups = self._groups(dropped, (b, t, h, w))
+        passing = torch.arange(len(x), device=x.device) if self.every else dropped
+        groups = self._groups(passing, (b, t, h, w))
         memory = self.memory(x)
-        y = F.embedding(dropped, x)
+        y = F.embedding(passing, x)
         for block in self.blocks:
             y = block(y, memory, groups)
+        if self.every:
+            y = F.embedding(dropped, y)
         value = self._value(self.out(self.norm(y)).to(inside.dtype), seen, dropped)
         if raw:
             value = (value - self.center) / self.scale

@@ -545,6 +545,13 @@ def test_flops_and_memory_are_measured_in_the_first_launch_only(nearby, steady):
     assert [r.timing.peak_bytes is not None for r in results] == [True, True, False, False]
 
 
+def test_where_a_call_takes_minutes_the_timed_ones_tell_the_peak(nearby, steady, monkeypatch):
+    monkeypatch.setattr(Instrument, "dry", True)
+    (found,) = nearby([steady()], count=1, launches=1)
+    assert found.timing.peak_bytes > 2**20
+    assert all(s.peak_bytes is None for s in found.timing.stages)
+
+
 def test_short_calls_are_settled_by_one_that_is_kept_as_warm_up(nearby, steady):
     short, long = (next(nearby([steady(milliseconds=m)], count=1, launches=1, max_rounds=6)).timing for m in (10, 125))
     assert len(short.warmup) == 100 + 6

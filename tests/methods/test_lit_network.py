@@ -126,6 +126,17 @@ def test_the_network_is_told_the_next_kept_value_and_how_far_it_is():
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("attention", ["factorised", "joint"])
+def test_kept_positions_may_be_left_out_because_the_result_is_the_same(attention):
+    net = network(attention=attention)
+    z, keep = clip(2, 4, 5, 6, 6)
+    alone = net(z, keep)
+    net.every = True
+    assert torch.allclose(net(z, keep), alone, atol=1e-5)
+    assert torch.equal(net(z, torch.ones_like(keep)), z), "run in full, and nothing is changed"
+
+
+@torch.inference_mode()
 def test_raw_units_give_the_same_latents_as_standardised_ones_when_they_agree():
     net = network()
     z, keep = clip(1, 4, 3, 4, 4)

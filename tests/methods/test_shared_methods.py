@@ -10,6 +10,7 @@ import torch
 
 from avtbench.bench import plugins
 from avtbench.bench.contract_suite import Factory, checks
+from avtbench.bench.plugins import PluginError
 from avtbench.datasets.contract import View
 from avtbench.datasets.synthetic import Synthetic
 from avtbench.methods.contract import ContractError
@@ -72,6 +73,19 @@ def test_the_filler_is_skipped_where_nothing_was_dropped(video):
     with counting() as evaluations:
         lit.decode(lit.select(lit.encode(video), 0.1))
     assert evaluations == {"encoder": 1, "lit": 1, "decoder": 1}
+
+
+@torch.inference_mode()
+def test_every_position_may_be_computed_to_see_what_is_saved(video):
+    lit, every = build("lit"), build("lit", compute="all")
+    tokens = lit.select(lit.encode(video), 0.1)
+    assert torch.allclose(every.decode(tokens), lit.decode(tokens), atol=1e-4)
+    with counting() as evaluations:
+        every.decode(every.select(every.encode(video), -1))
+    assert evaluations == {"encoder": 1, "lit": 1, "decoder": 1}, "not skipped where nothing was dropped"
+    assert every.parameters == {**lit.parameters, "compute": "all"}
+    with pytest.raises(PluginError, match="knob compute is 'kept'; input should be 'dropped' or 'all'"):
+        build("lit", compute="kept")
 
 
 @torch.inference_mode()
