@@ -106,6 +106,8 @@ class Timing(_Record):
     scenario: str
     device: str
     dtype: str
+    compiled: bool = False
+    """Whether a network went through ``torch.compile``."""
     launch: int
     sitting: str = ""
     """The same for all that were timed in turns: only such samples are pairs. Empty in rows from before it was kept."""

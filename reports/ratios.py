@@ -376,9 +376,9 @@ def overhead(groups: Sequence[Timed]) -> Table:
     order = sorted(range(len(lines)), key=lambda i: (texts[i]["size"], lines[i]["method"], -_number(lines[i]["kept"])))
     caption = (
         "What a threshold adds to its frozen tokeniser. Limits aimed at: choosing the mask 1 % of the encoder, encode "
-        "side (which also packs what was kept) 1.02x the encoder, round trip 1.15x encoder + decoder. Ratios paired per clip and round: to encoder and "
-        "decoder in the same calls; to full rate in a process of its own, so that they also hold what processes differ "
-        "by (the noise floor) and what the caches lose."
+        "side (which also packs what was kept) 1.02x the encoder, round trip 1.15x encoder + decoder. Ratios paired "
+        "per clip and round: to encoder and decoder in the same calls; to full rate in a process of its own, so that "
+        "they also hold what processes differ by (the noise floor) and what the caches lose."
     )
     values, shown = pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
     return Table("speed-overhead", caption, values, shown, notes=tuple(never_paired))

@@ -45,7 +45,6 @@ from avtbench.methods.contract import Method, Tokens
 from avtbench.methods.stages import counting, listening, stage
 
 Scenario = Literal["latency", "throughput", "stream", "cold"]
-SCENARIOS: tuple[Scenario, ...] = ("latency", "throughput", "stream", "cold")
 WARMUP_CALLS, WARMUP_SECONDS, WARMUP_CAP = 3, 1.0, 10.0
 """At least so many calls and seconds, at most so many seconds (one call is always made)."""
 SETTLE_BELOW = 0.05
@@ -366,8 +365,22 @@ def dtype_of(method: Any) -> str:
         dtype = getattr(holder, "dtype", None)
         if isinstance(dtype, torch.dtype):
             return str(dtype).removeprefix("torch.")
-    for part in vars(method).values() if hasattr(method, "__dict__") else ():
-        if isinstance(part, torch.nn.Module):
-            for parameter in part.parameters():
-                return str(parameter.dtype).removeprefix("torch.")
+    for network in _networks(method):
+        for parameter in network.parameters():
+            return str(parameter.dtype).removeprefix("torch.")
     return "float32"
+
+
+def compiled(method: Any) -> bool:
+    """Whether any network of the method or of its tokeniser went through ``torch.compile``."""
+    networks = [*_networks(method), *_networks(getattr(method, "tokenizer", None))]
+    return any(
+        hasattr(part, "_orig_mod") or part._compiled_call_impl is not None  # a wrapped module, or Module.compile()
+        for network in networks
+        for part in network.modules()
+    )
+
+
+def _networks(holder: Any) -> list[torch.nn.Module]:
+    parts = vars(holder).values() if hasattr(holder, "__dict__") else ()
+    return [part for part in parts if isinstance(part, torch.nn.Module)]

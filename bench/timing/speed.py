@@ -34,14 +34,23 @@ import numpy as np
 from torch import Tensor
 
 from avtbench.bench.rows import Extrapolation, Status, Timing
-from avtbench.bench.timing.calls import SETTLE_BELOW, WARMUP_CAP, Call, Extras, Instrument, Scenario, dtype_of
+from avtbench.bench.timing.calls import (
+    SETTLE_BELOW,
+    WARMUP_CAP,
+    Call,
+    Extras,
+    Instrument,
+    Scenario,
+    compiled,
+    dtype_of,
+)
 from avtbench.bench.timing.clock import Nanoseconds, stage_costs
 from avtbench.bench.timing.statistics import half_width
 from avtbench.bench.timing.workers import Facts, Job, Worker, WorkerLost, forced_trace
 from avtbench.datasets.contract import Clip
 from avtbench.methods.contract import Method
 
-__all__ = ["Job", "Plan", "Result", "StopRule", "evaluations", "flops", "round_order", "run", "time_point", "with_twin"]
+__all__ = ["Job", "Plan", "Result", "StopRule", "round_order", "run", "time_point", "with_twin"]
 
 PRECISION = 0.02
 """Relative half-width of the median's interval at which sampling stops."""
@@ -122,6 +131,7 @@ def time_point(
         scenario=scenario,
         device=str(video.device),
         dtype=dtype or dtype_of(method),
+        compiled=compiled(method),
         launch=launch,
         warmup=warmup,
         stop_reason=stopped,
@@ -159,21 +169,6 @@ def _extrapolation(calls: Sequence[Call], shortened: Mapping[str, float]) -> Ext
         of=sum(calls[-1].total_evaluations.values()),
         measured=[call.total for call in ran],
     )
-
-
-def flops(timing: Timing) -> int | None:
-    """FLOPs of one call, end to end; None where they were not counted."""
-    counted = [s.flops for s in timing.stages if "/" not in s.path and s.flops is not None]
-    return sum(counted) if counted else None
-
-
-def evaluations(timing: Timing) -> dict[str, int]:
-    """Network evaluations of one call, end to end, by network."""
-    total: Counter[str] = Counter()
-    for s in timing.stages:
-        if "/" not in s.path:
-            total.update(s.evaluations)
-    return dict(total)
 
 
 @dataclass(frozen=True)
@@ -508,6 +503,7 @@ class _Launch:
             scenario=self.plan.scenario,
             device=self.plan.device,
             dtype=facts.dtype,
+            compiled=facts.compiled,
             launch=self.launch,
             sitting=self.sitting,
             warmup=point.warmup,

@@ -27,7 +27,7 @@ import torch
 from avtbench.bench import environment
 from avtbench.bench.openmp import WAITING
 from avtbench.bench.rows import Status
-from avtbench.bench.timing.calls import Call, Extras, Instrument, Scenario, dtype_of, out_of_memory
+from avtbench.bench.timing.calls import Call, Extras, Instrument, Scenario, compiled, dtype_of, out_of_memory
 from avtbench.bench.timing.clock import peak_bytes, reset_peak, synchroniser
 from avtbench.methods.contract import Method
 
@@ -80,6 +80,7 @@ class Facts:
     described: Mapping[str, Any]
     environment: Mapping[str, Any]
     dtype: str
+    compiled: bool
     forced: Mapping[str, Any]
     shortened: Mapping[str, float] = field(default_factory=dict)
     dry: bool = False
@@ -126,6 +127,7 @@ class Server:
             describe(method),
             environment.fingerprint(self.device),
             dtype_of(method),
+            compiled(method),
             forced_trace(method),
             dict(self.instrument.shortened),
             self.instrument.dry,

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from avtbench.bench.timing.clock import (
     FlopListener,
     PeakListener,
     StageClock,
+    peak_bytes,
+    reset_peak,
     stage_costs,
     synchroniser,
     tree_order,
@@ -61,6 +64,72 @@ def test_time_in_no_stage_is_a_leaf_of_its_parent():
 
 def test_events_that_overlap_by_rounding_never_give_negative_time():
     assert with_unattributed({"encode": 1.0, "encode/net": 1.0000001}, total=1.0)["encode/unattributed"] == 0.0
+
+
+def test_on_a_card_borders_are_events_on_the_current_stream_and_none_synchronises(monkeypatch):
+    card, host = HandClock(), HandClock()
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            assert stream == "stream of cuda:0"
+            self.at = card.now
+
+        def elapsed_time(self, other):
+            return (other.at - self.at) * 1e-6
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: pytest.fail("a border synchronised"))
+    with listening(clock := StageClock(torch.device("cuda:0"), host)):
+        with stage("select"), stage("probe"):
+            card.pass_ms(2)
+            host.pass_ms(100)
+        with stage("decode"):
+            card.pass_ms(5)
+    assert clock.seconds() == pytest.approx({"select": 0.002, "select/probe": 0.002, "decode": 0.005})
+
+
+def test_on_a_card_the_peak_is_what_torch_allocated(monkeypatch):
+    allocated = [0]
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: allocated[0])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: allocated.__setitem__(0, 0))
+    with PeakListener(torch.device("cuda:0")) as listener, listening(listener):
+        with stage("encode"):
+            allocated[0] = 700
+        with stage("decode"):
+            allocated[0] = 300
+    assert (listener.peak, listener.peaks) == (700, {"encode": 700, "decode": 300})
+    allocated[0] = 900
+    reset_peak(torch.device("cuda:0"))
+    allocated[0] = 200
+    assert peak_bytes(torch.device("cuda:0")) == 200
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+def test_a_real_card_is_clocked_by_its_own_events():
+    device = torch.device("cuda")
+    x = torch.randn(4096, 4096, device=device)
+    with listening(clock := StageClock(device)):
+        with stage("encode"):
+            y = x @ x
+        synchroniser(device)()
+    reset_peak(device)
+    assert clock.seconds()["encode"] > 1e-5
+    assert peak_bytes(device) >= x.nbytes + y.nbytes
+
+
+def test_the_peak_of_a_process_is_since_it_was_reset():
+    device = torch.device("cpu")
+    block = torch.ones(2**26)
+    before = peak_bytes(device)
+    del block
+    reset_peak(device)
+    if (after := peak_bytes(device)) is None or not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not reset the high-water mark of a process")
+    assert before - after > 200 * 2**20
 
 
 def test_a_stage_that_raises_is_closed():

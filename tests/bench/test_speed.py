@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from avtbench.bench.commands.stage_chart import stage_chart
 from avtbench.bench.openmp import WAITING
 from avtbench.bench.rows import Status
-from avtbench.bench.timing import speed
-from avtbench.bench.timing.calls import Instrument, dtype_of
+from avtbench.bench.timing import speed, statistics
+from avtbench.bench.timing.calls import Instrument, compiled, dtype_of
 from avtbench.bench.timing.speed import Job, Plan, StopRule, round_order, time_point, with_twin
 from avtbench.bench.timing.workers import Server, WorkerLost
 from avtbench.datasets.contract import Clip
@@ -127,7 +127,7 @@ def test_network_evaluations_are_counted_per_stage_and_per_call():
         "select/search": {"decoder": 3},
         "decode": {"decoder": 1},
     }
-    assert speed.evaluations(found) == {"encoder": 1, "decoder": 4}
+    assert statistics.cost(found)[0] == 1 + 4
 
 
 def test_warm_up_lasts_three_calls_and_a_second_and_is_kept():
@@ -214,7 +214,7 @@ def test_what_was_not_run_is_added_and_the_sample_says_so():
     assert {s.path: s.evaluations for s in found.stages if s.path.startswith("select")} == {
         "select": {"decoder": 12}, "select/search": {"decoder": 12}, "select/unattributed": {},
     }  # fmt: skip
-    assert speed.evaluations(found) == {"encoder": 1, "decoder": 13}
+    assert statistics.cost(found)[0] == 1 + 13
     assert str(found.extrapolated) == "extrapolated from 5 of 14 evaluations (select/search x 4)"
     assert found.extrapolated.measured == pytest.approx([0.020] * len(found.rounds))
     assert point(Paced()).extrapolated is None
@@ -282,7 +282,7 @@ def test_flops_under_random_weights_are_counted_without_multiplying_where_the_tr
 def test_flops_of_a_point_are_the_sum_over_its_verbs():
     found = time_point(Attending(), torch.zeros(2, 4, 4, 3, dtype=torch.uint8), 0.5, budget_s=20, max_samples=6)
     n, d = 2 * 4 * 4, 8
-    assert speed.flops(found) == 2 * n * 3 * d + 2 * (2 * 2 * n * n * d) + 4 * 2 * n * d * d
+    assert statistics.cost(found)[1] == 2 * n * 3 * d + 2 * (2 * 2 * n * n * d) + 4 * 2 * n * d * d
 
 
 def test_the_number_format_is_the_methods_own():
@@ -291,6 +291,14 @@ def test_the_number_format_is_the_methods_own():
     half.linear.to(torch.bfloat16)
     assert dtype_of(half) == "bfloat16"
     assert dtype_of(Paced()) == "float32"
+
+
+def test_a_network_that_was_compiled_is_told():
+    plain, wrapped, inside = Attending(), Attending(), Attending()
+    name, network = next((k, v) for k, v in vars(plain).items() if isinstance(v, nn.Module))
+    setattr(wrapped, name, torch.compile(network))
+    next(getattr(inside, name).children(), getattr(inside, name)).compile()
+    assert [compiled(m) for m in (plain, wrapped, inside, Paced())] == [False, True, True, False]
 
 
 # Other scenarios
