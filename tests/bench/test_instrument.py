@@ -97,15 +97,17 @@ def test_known_times_are_measured_within_3_percent_and_1_ms(sleeping):
     for _ in range(REPETITIONS):
         method = sleeping("sleeping").build()
         found = speed.time_point(method, video, 0.5, budget_s=4, extras=False)
-        calls = len(found.rounds)
+        slept = {name: np.asarray(seconds[-len(found.rounds) :]) for name, seconds in method.slept.items()}
         seconds = {s.path: s.seconds for s in found.stages}
+        both = slept["encoder"] + slept["search"]
         misses += any(
-            abs(np.median(seconds[path]) - np.median(method.slept[name][-calls:]))
-            > 0.03 * np.median(method.slept[name][-calls:]) + 1e-3
-            for path, name in (
-                ("encode/encoder", "encoder"),
-                ("select/search", "search"),
-                ("decode/decoder", "decoder"),
+            abs(np.median(measured) - np.median(truth)) > 0.03 * np.median(truth) + 1e-3
+            for measured, truth in (
+                (seconds["encode/encoder"], slept["encoder"]),
+                (seconds["select/search"], slept["search"]),
+                (seconds["decode/decoder"], slept["decoder"]),
+                (found.encode_side, both),
+                (found.decode_side, slept["decoder"]),
             )
         )
     assert misses <= 2
@@ -122,6 +124,9 @@ def test_a_planted_difference_is_found_and_equal_methods_are_not_called_differen
     plan = Plan(launches=LAUNCHES, max_rounds=BLOCKS * ROUNDS, precision=-1.0, budget_s=900, threads=1)
     results = list(speed.run(jobs, clips(1), plan))
     assert all(r.status is Status.DONE for r in results), sorted({r.reason for r in results})
+    for result in (r for r in results if r.job.label == "base"):
+        sides = np.median(result.timing.encode_side), np.median(result.timing.decode_side)
+        assert sides == pytest.approx((0.035, 0.02), rel=0.03, abs=1e-3), "in a process of its own, as well"
 
     found, false_alarms = 0, 0
     for launch in range(LAUNCHES):
