@@ -87,6 +87,25 @@ def test_an_imported_matched_run_gives_the_tables_that_it_gave_where_it_was_meas
         assert (tmp_path / name).read_text() == (shown / name).read_text(), name
 
 
+def test_the_row_that_the_readme_shows_is_a_stored_one():
+    """Every field there, lists as far as they are shown."""
+    text = (MEASURED.parents[1] / "README.md").read_text()
+    shown = json.loads(text.split("```json")[1].split("```")[0])
+    (stored,) = (r for r in read(MEASURED / "taef2" / "davis" / "rows.csv") if r.key == shown["key"])
+
+    def compare(here, there):
+        for name, value in here.items():
+            if isinstance(value, dict):
+                compare(value, there[name])
+            elif isinstance(value, list):
+                assert value[-1] == "..."
+                assert value[:-1] == pytest.approx(there[name][: len(value) - 1], abs=5e-5)
+            else:
+                assert value == there[name], name
+
+    compare(shown, stored.model_dump(mode="json"))
+
+
 def test_levels_are_those_of_the_rows_beside_them(row, store, tmp_path):
     levels = [("kept=0.5", {"toy": 0.5})]
     write([row("k1")], {}, tmp_path / "rows.csv", levels)
