@@ -33,7 +33,6 @@ from avtbench.reports import computed_claims
 from avtbench.reports.selectors import Selector, select, words
 
 LEDGER = Path(__file__).parent / "claims.yaml"
-PARTLY = "not measured in full"
 FLOORLESS = "no noise floor"
 RATE_WITHIN = 0.02
 """How far a mean kept fraction may be from the one a table states."""
@@ -59,6 +58,9 @@ class Source(_Entry):
     paper: str
     where: str
     """Table, row or section."""
+
+    def __str__(self) -> str:
+        return f"{self.paper}, {self.where}"
 
 
 class Tolerance(_Entry):
@@ -188,12 +190,6 @@ class Measurement:
     decomposition: str = ""
     note: str = ""
 
-    @property
-    def brief(self) -> str:
-        """The value alone, with a mark where it was extrapolated or timed apart."""
-        marks = [word for word in (PARTLY, APART) if word in self.note]
-        return f"{self.metric} {_number(self.value)} ({', '.join([self.reading, *marks])})"
-
     def __str__(self) -> str:
         interval = "" if self.low == self.high else f" [{_number(self.low)}, {_number(self.high)}]"
         if self.low <= 0 or not math.isfinite(self.high):
@@ -219,7 +215,8 @@ class Verdict:
         return f"published on {self.claim.hardware or 'unknown hardware'}; here {here}"
 
     def __str__(self) -> str:
-        lines = [f"{self.claim.id}: {self.outcome.value}. {self.claim.statement}", f"  {self.why}"]
+        lines = [f"{self.claim.id}: {self.outcome.value}. {self.claim.statement}", f"  {self.claim.source}"]
+        lines.append(f"  {self.why}")
         lines += [f"  {m}" for m in self.measurements]
         lines.append(f"  {self.hardware}")
         if self.claim.left_out:
@@ -229,24 +226,6 @@ class Verdict:
         elif self.outcome is not Outcome.REPRODUCED:
             lines.append(f"  {self.claim.command}")
         return "\n".join(lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """One line of a table."""
-        first = self.measurements[0] if self.measurements else None
-        return {
-            "claim": self.claim.id,
-            "source": f"{self.claim.source.paper}, {self.claim.source.where}",
-            "statement": self.claim.statement,
-            "verdict": self.outcome.value,
-            "why": self.why,
-            "published": ", ".join(f"{k} {_number(v)}" for k, v in self.claim.published.items()),
-            "measured": "; ".join(m.brief for m in self.measurements),
-            "interval": "" if first is None else f"[{_number(first.low)}, {_number(first.high)}]",
-            "n": "" if first is None else first.n,
-            "hardware": self.hardware,
-            "decomposition": "; ".join(m.decomposition for m in self.measurements if m.decomposition),
-            "command": self.claim.command,
-        }
 
 
 def load(path: Path = LEDGER) -> list[Claim]:
@@ -438,7 +417,7 @@ def _formats(slow: Sequence[Row], fast: Sequence[Row]) -> list[str]:
 
 def _partly(ratio: statistics.SpeedUp) -> list[str]:
     """What stands beside a ratio whose samples stand for more than was run."""
-    return [f"{PARTLY}: {ratio.extrapolated}"] if ratio.extrapolated else []
+    return [f"not measured in full: {ratio.extrapolated}"] if ratio.extrapolated else []
 
 
 def _basis(ratio: statistics.SpeedUp) -> str:
