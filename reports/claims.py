@@ -187,13 +187,19 @@ class Measurement:
     n: str
     where: str
     outcome: Outcome
+    floor: float = 1.0
+    """The noise floor, a factor >= 1 by which the interval is widened before it decides; 1 where none is due."""
     decomposition: str = ""
     note: str = ""
 
     def __str__(self) -> str:
-        interval = "" if self.low == self.high else f" [{_number(self.low)}, {_number(self.high)}]"
-        if self.low <= 0 or not math.isfinite(self.high):
-            interval = " (no interval from one value)"
+        known = self.low > 0 and math.isfinite(self.high)
+        interval = f" [{_number(self.low)}, {_number(self.high)}]" if known else " (no interval from one value)"
+        if known and self.floor > 1 and math.isfinite(self.floor):
+            low, high = _widened(self.low, self.high, self.floor)
+            interval += f", with the noise floor [{_number(low)}, {_number(high)}]"
+        elif self.low == self.high:
+            interval = ""
         parts = [f"{self.reading}: {self.metric} {_number(self.value)}{interval}, published {_number(self.published)}"]
         parts += [part for part in (self.n, self.where, self.decomposition, self.note) if part]
         return "; ".join(parts)
@@ -340,21 +346,29 @@ def _measurement(
     n: str,
     where: str,
     *,
+    floor: float = 1.0,
     undecided: bool = False,
     decomposition: str = "",
     note: str = "",
 ) -> Measurement:
+    """A value with the outcome that its interval, widened by the noise floor, has in the tolerated band."""
     published = claim.published[metric]
-    floor, ceiling = claim.tolerance.band(metric, published)
-    if floor <= low and high <= ceiling:
+    least, most = claim.tolerance.band(metric, published)
+    bottom, top = _widened(low, high, floor)
+    if undecided:
+        outcome = Outcome.INCONCLUSIVE
+    elif least <= bottom and top <= most:
         outcome = Outcome.REPRODUCED
-    elif high < floor or low > ceiling:
+    elif top < least or bottom > most:
         outcome = Outcome.NOT_REPRODUCED
     else:
         outcome = Outcome.INCONCLUSIVE
-    if undecided:
-        outcome = Outcome.INCONCLUSIVE
-    return Measurement(reading, metric, published, value, low, high, n, where, outcome, decomposition, note)
+    return Measurement(reading, metric, published, value, low, high, n, where, outcome, floor, decomposition, note)
+
+
+def _widened(low: float, high: float, floor: float) -> tuple[float, float]:
+    """An interval of a ratio by the factor that the instrument finds between a method and itself."""
+    return (low, high) if floor == 1 else (low / floor, high * floor)
 
 
 def _speed_up(
@@ -387,8 +401,8 @@ def _speed_up(
             where = _where(fast[0], environments)
             found.append(
                 _measurement(
-                    claim, reading.name, "speed_up", ratio.ratio, ratio.low / (floor or 1), ratio.high * (floor or 1),
-                    _basis(ratio), where, undecided=floor is None,
+                    claim, reading.name, "speed_up", ratio.ratio, ratio.low, ratio.high, _basis(ratio), where,
+                    floor=floor or 1.0, undecided=floor is None,
                     decomposition=str(statistics.decompose(slow, fast, reading.side)),
                     note="; ".join([
                         f"{_configuration(slow[0])} against {_configuration(fast[0])}",

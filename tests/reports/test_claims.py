@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from avtbench.bench.rows import Extrapolation, Quality, Rate, Row, StageCost, Status, Timing
+from avtbench.bench.timing import statistics
 from avtbench.reports import claims, computed_claims
 from avtbench.reports.claims import Claim, Outcome, judge
 from avtbench.reports.computed_claims import psnr_wrapped, published_search
@@ -130,6 +131,19 @@ def test_the_noise_floor_widens_the_interval():
     found = one(claim(), rows + speed_rows("fast", 0.115, alias="fast (again)"))
     assert found.outcome is Outcome.INCONCLUSIVE
     assert "noise floor 1.15" in found.measurements[0].note
+
+
+def test_an_interval_is_printed_as_it_was_measured_and_beside_it_with_the_noise_floor():
+    rows = speed_rows("slow", 0.2, uneven=0.02) + speed_rows("fast", 0.1)
+    ratio = statistics.speed_up(rows[:18], rows[18:])
+    (found,) = one(claim(), rows + speed_rows("fast", 0.15, alias="fast (again)")).measurements
+    assert (found.low, found.high) == (ratio.low, ratio.high)
+    wide = f"[{ratio.low / found.floor:.4g}, {ratio.high * found.floor:.4g}]"
+    assert f"[{ratio.low:.4g}, {ratio.high:.4g}], with the noise floor {wide}, published 2" in str(found)
+    assert found.floor == pytest.approx(1.5, rel=0.01)
+
+    (alone,) = one(claim(), rows).measurements
+    assert f"[{ratio.low:.4g}, {ratio.high:.4g}], published 2" in str(alone), "without a floor there is one interval"
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.4])
