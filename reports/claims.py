@@ -318,9 +318,12 @@ def _combine(claim: Claim, measured: list[Measurement], due: list[tuple[str, str
     doubt = claim.substitute or (claim.ambiguous if agreed is Outcome.NOT_REPRODUCED else "")
     if doubt and agreed is not None:
         return Verdict(claim, Outcome.INCONCLUSIVE, f"{tally}; {doubt}", shown)
+    several = len(readings) > 1
     if claim.open and agreed is None:
-        return Verdict(claim, Outcome.UNDER_SPECIFIED, f"readings disagree: {tally}{unsaid}", shown)
-    told = f"all readings agree: {tally}" if claim.open else tally
+        contrary = several and {Outcome.REPRODUCED, Outcome.NOT_REPRODUCED} <= outcomes
+        told = f"readings disagree: {tally}" if contrary else tally
+        return Verdict(claim, Outcome.UNDER_SPECIFIED, f"{told}{unsaid}", shown)
+    told = f"all readings agree: {tally}" if claim.open and several else tally
     return Verdict(claim, agreed or Outcome.INCONCLUSIVE, told, shown)
 
 

@@ -271,6 +271,19 @@ def test_an_open_claim_whose_readings_disagree_is_under_specified():
     assert found.why.startswith("readings disagree: 1 of 2 reproduced, 1 of 2 not reproduced")
 
 
+def test_readings_disagree_only_where_one_reproduces_and_another_does_not():
+    """One that decides nothing contradicts nobody."""
+    fast = speed_rows("fast", 0.01, tokenizer="small") + speed_rows("fast", 0.09, uneven=0.3, tokenizer="large")
+    found = one(open_claim(), against(speed_rows("slow", 0.2), fast))
+    assert found.outcome is Outcome.UNDER_SPECIFIED
+    assert found.why == "1 of 2 not reproduced, 1 of 2 inconclusive; the source does not say the base"
+
+
+def test_one_reading_agrees_with_no_other():
+    found = one(claim(open=["the base"]), against(speed_rows("slow", 0.2), speed_rows("fast", 0.1)))
+    assert (found.outcome, found.why) == (Outcome.REPRODUCED, "1 of 1 reproduced")
+
+
 def test_an_open_claim_whose_readings_all_agree_is_decided():
     fast = [row for name in ("small", "large") for row in speed_rows("fast", 0.01, tokenizer=name)]
     found = one(open_claim(), against(speed_rows("slow", 0.2), fast))
@@ -480,6 +493,12 @@ def test_the_ledger_is_well_formed_and_needs_no_rows():
         test = verdict.claim.test
         assert verdict.claim.command.startswith("avtbench ") == (test.kind != "computed" or test.from_rows)
         assert verdict.why
+
+
+def test_what_lit_leaves_open_in_one_ratio_it_leaves_open_in_the_other():
+    ledger = {c.id: c for c in claims.load()}
+    unsaid = set(ledger["lit-31x-elastictok-cv"].open)
+    assert set(ledger["lit-2x-infotok"].open) == {text for text in unsaid if "ElasticTok" not in text}
 
 
 def test_without_rows_only_computations_decide_anything():
