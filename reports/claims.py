@@ -30,10 +30,12 @@ from avtbench.bench.rows import Row, Status
 from avtbench.bench.timing import statistics
 from avtbench.bench.timing.statistics import APART
 from avtbench.reports import computed_claims
+from avtbench.reports.intervals import Estimate, mean_estimate
 from avtbench.reports.selectors import Selector, select, words
 
 LEDGER = Path(__file__).parent / "claims.yaml"
 FLOORLESS = "no noise floor"
+TOO_FEW = "too few clips"
 RATE_WITHIN = 0.02
 """How far a mean kept fraction may be from the one a table states."""
 
@@ -108,7 +110,9 @@ class MeasureTest(_Entry):
     kept_fraction: float | None = None
     """Only settings that keep this fraction on average."""
     clips: int | None = None
-    """Number of clips of the published data set."""
+    """Number of clips of the published data set, where it is known: all of them are due."""
+    fewest: int = statistics.FEWEST_CLIPS
+    """Clips below which nothing is decided, where it is not."""
     per_frame: bool = False
     """Divide by the number of frames."""
     readings: list[Reading] = Field(default_factory=lambda: [Reading(name="mean over clips")])
@@ -332,7 +336,7 @@ def _tally(measured: Sequence[Measurement]) -> str:
     parts = []
     for outcome in Outcome:
         mine = [m for m in measured if m.outcome is outcome]
-        counts = {word: sum(word in m.note for m in mine) for word in (APART, FLOORLESS)}
+        counts = {word: sum(word in m.note for m in mine) for word in (APART, FLOORLESS, TOO_FEW)}
         marks = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
         if mine:
             parts.append(f"{len(mine)} of {len(measured)} {outcome.value}{f' ({marks})' if marks else ''}")
@@ -408,7 +412,7 @@ def _speed_up(
                     floor=floor or 1.0, undecided=floor is None,
                     decomposition=str(statistics.decompose(slow, fast, reading.side)),
                     note="; ".join([
-                        f"{_configuration(slow[0])} against {_configuration(fast[0])}",
+                        f"{_configuration(slow)} against {_configuration(fast)}",
                         statistics.told(floor), *_partly(ratio), *_formats(slow, fast),
                     ]),
                 )
@@ -460,30 +464,45 @@ def _measure(
             missing.append(f"a setting of {words(selector)} that keeps {test.kept_fraction:.0%}")
             continue
         for metric in claim.published:
-            by_clip: dict[str, list[float]] = {}
-            for row in group:
-                value = MEASURES[metric].value(row)
-                if value is not None and math.isfinite(value):
-                    by_clip.setdefault(f"{row.dataset}/{row.clip}", []).append(
-                        value / (row.frames if test.per_frame else 1)
-                    )
-            if not by_clip:
+            values, sources = _by_clip(group, metric, test.per_frame)
+            if not values:
                 missing.append(f"{metric} of {words(selector)}")
                 continue
-            values = [fmean(v) for v in by_clip.values()]
-            low, high = statistics.bootstrap(values, np.mean)
-            partial = test.clips is not None and len(values) < test.clips
-            n = f"{len(values)} of {test.clips} clips" if test.clips else f"{len(values)} clips"
-            note = f"{_configuration(group[0])}{'; a part of the data set decides nothing' if partial else ''}"
+            mean = mean_estimate(np.array(values), sources, of=test.clips or len(values))
+            few = _too_few(test, mean)
+            note = "; ".join(part for part in (_configuration(group), few, mean.note) if part)
             if metric == "psnr" and (ceilings := [c for row in group if (c := MEASURES["psnr_ceiling"].value(row))]):
                 note += f"; the codec alone reaches {fmean(ceilings):.2f} dB"
+            n = mean.clips if test.clips else f"{mean.n} clip{'' if mean.n == 1 else 's'}"
             found.append(
                 _measurement(
-                    claim, reading.name, metric, fmean(values), low, high, n, _where(group[0], environments),
-                    undecided=partial, note=note,
+                    claim, reading.name, metric, mean.value, mean.low, mean.high, n, _where(group[0], environments),
+                    undecided=bool(few), note=note,
                 )
             )  # fmt: skip
     return found, missing
+
+
+def _by_clip(rows: Iterable[Row], metric: str, per_frame: bool) -> tuple[list[float], list[str]]:
+    """The metric of every clip that has it, mean over its rows, and the source that each clip was cut from."""
+    values: dict[str, list[float]] = {}
+    sources: dict[str, str] = {}
+    for row in rows:
+        value = MEASURES[metric].value(row)
+        if value is not None and math.isfinite(value):
+            clip = f"{row.dataset}/{row.clip}"
+            values.setdefault(clip, []).append(value / (row.frames if per_frame else 1))
+            sources[clip] = f"{row.dataset}/{row.source or row.clip}"
+    return [fmean(of_clip) for of_clip in values.values()], list(sources.values())
+
+
+def _too_few(test: MeasureTest, mean: Estimate) -> str:
+    """Why a mean decides nothing: it stands on too few clips, those of one source counted once. Empty where enough."""
+    due = max(test.clips or 0, test.fewest)
+    if mean.sources >= due:
+        return ""
+    had = f"{mean.sources}" if mean.sources == mean.n else f"{mean.n} from {mean.sources} sources"
+    return f"{TOO_FEW}: {had}, {'all' if due == test.clips else 'at least'} {due} are due"
 
 
 def _configurations(rows: Iterable[Row]) -> list[list[Row]]:
@@ -492,7 +511,8 @@ def _configurations(rows: Iterable[Row]) -> list[list[Row]]:
     for row in rows:
         timing = row.timing
         how = (timing.scenario, timing.device, timing.dtype) if timing else ()
-        size = (row.frames, row.height, row.width)
+        # clips taken as they are differ in size: it is the cut that they share
+        size = repr(sorted(row.view.items())) if row.quality and row.view else (row.frames, row.height, row.width)
         key = (row.method, row.tokenizer, row.setting, repr(sorted(row.parameters.items())), row.weights, size, how)
         groups.setdefault((*key, row.dataset if row.quality else "", row.environment if timing else ""), []).append(row)
     return list(groups.values())
@@ -512,10 +532,12 @@ def _where(row: Row, environments: Mapping[str, environment.Fingerprint]) -> str
     return f"{machine}, {row.timing.dtype}" if row.timing else machine
 
 
-def _configuration(row: Row) -> str:
+def _configuration(rows: Sequence[Row]) -> str:
+    row, sizes = rows[0], {f"{row.frames}x{row.height}x{row.width}" for row in rows}
     name = f"{row.method} on {row.tokenizer}" if row.tokenizer else row.method
     setting = "" if row.setting is None else f" at {row.setting_name or 'setting'} {row.setting:g}"
-    return f"{name}{setting}, {row.frames}x{row.height}x{row.width}, weights {row.weights}"
+    size = next(iter(sizes)) if len(sizes) == 1 else f"clips of {len(sizes)} sizes"
+    return f"{name}{setting}, {size}, weights {row.weights}"
 
 
 def _number(value: float) -> str:

@@ -6,11 +6,13 @@ import zlib
 import numpy as np
 import pytest
 
+from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Extrapolation, Quality, Rate, Row, StageCost, Status, Timing
 from avtbench.bench.timing import statistics
 from avtbench.reports import claims, computed_claims
 from avtbench.reports.claims import Claim, Outcome, judge
 from avtbench.reports.computed_claims import psnr_wrapped, published_search
+from avtbench.reports.intervals import mean_estimate
 
 H200 = {"hardware": {"gpu": "NVIDIA H200"}}
 A100 = {"hardware": {"gpu": "NVIDIA A100-SXM4-80GB"}}
@@ -318,8 +320,54 @@ def test_a_part_of_the_data_set_decides_nothing():
     test = {"kind": "measure", "rows": {"method": "infotok"}, "clips": 50}
     found = one(measured(test=test), quality_rows(25.0))
     assert found.outcome is Outcome.INCONCLUSIVE
+    assert found.why == "1 of 1 inconclusive (1 too few clips)"
     assert found.measurements[0].n == "5 of 50 clips"
-    assert "a part of the data set decides nothing" in found.measurements[0].note
+    assert "too few clips: 5, all 50 are due" in found.measurements[0].note
+
+
+@pytest.mark.parametrize("psnr", [25.0, 27.0])
+@pytest.mark.parametrize(("fewest", "clips"), [({}, 2), ({}, 4), ({"fewest": 20}, 13)])
+def test_a_few_clips_decide_nothing_where_the_size_of_the_data_set_is_not_known(psnr, fewest, clips):
+    test = {"kind": "measure", "rows": {"method": "infotok"}, **fewest}
+    found = one(measured(test=test), quality_rows(psnr, clips=clips))
+    assert (found.outcome, found.why) == (Outcome.INCONCLUSIVE, "1 of 1 inconclusive (1 too few clips)")
+    assert found.measurements[0].n == f"{clips} clips"
+    assert f"too few clips: {clips}, at least {fewest.get('fewest', 5)} are due" in found.measurements[0].note
+
+
+def from_sources(rows, sources):
+    """The same clips, cut from so many recordings one after the other."""
+    share = len(rows) // sources
+    return [row.model_copy(update={"source": f"film{i // share}"}) for i, row in enumerate(rows)]
+
+
+def test_clips_of_one_source_count_once():
+    found = one(measured(), from_sources(quality_rows(25.0, clips=8), 4))
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert "too few clips: 8 from 4 sources, at least 5 are due" in found.measurements[0].note
+    assert one(measured(), from_sources(quality_rows(25.0, clips=10), 5)).outcome is Outcome.REPRODUCED
+
+
+def test_clips_of_one_source_are_resampled_together():
+    rows = quality_rows(25.0, clips=32)  # in order of PSNR, so that a source's clips are alike
+    alone, together = (one(measured(), r).measurements[0] for r in (rows, from_sources(rows, 8)))
+    wanted = mean_estimate(
+        np.array([MEASURES["psnr"].value(row) for row in rows]), [f"film{i // 4}" for i in range(32)], of=32
+    )
+    assert (together.low, together.high) == (wanted.low, wanted.high)
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+
+
+def test_clips_taken_as_they_are_make_one_mean_although_they_differ_in_size():
+    rows = [
+        row.model_copy(update={"view": {"size": None, "frames": None}, "frames": 50 + i, "width": 64 + 2 * i})
+        for i, row in enumerate(quality_rows(25.0))
+    ]
+    (found,) = one(measured(), rows).measurements
+    assert (found.n, found.outcome) == ("5 clips", Outcome.REPRODUCED)
+    assert "clips of 5 sizes" in found.note
+    cut = [row.model_copy(update={"view": {"size": None, "frames": 17}, "key": f"{row.key} cut"}) for row in rows]
+    assert len(one(measured(), rows + cut).measurements) == 2, "other cuts are other clips"
 
 
 def test_a_table_at_a_rate_takes_the_setting_that_keeps_it():
@@ -499,6 +547,13 @@ def test_what_lit_leaves_open_in_one_ratio_it_leaves_open_in_the_other():
     ledger = {c.id: c for c in claims.load()}
     unsaid = set(ledger["lit-31x-elastictok-cv"].open)
     assert set(ledger["lit-2x-infotok"].open) == {text for text in unsaid if "ElasticTok" not in text}
+
+
+def test_a_quality_needs_all_clips_of_a_known_set_or_the_shortest_list_that_it_may_stand_on():
+    for entry in claims.load():
+        if entry.test.kind == "measure" and "psnr" in entry.published:
+            due = max(entry.test.clips or 0, entry.test.fewest)
+            assert due == (500 if entry.test.rows["dataset"] == "tokenbench" else 20), entry.id
 
 
 def test_without_rows_only_computations_decide_anything():
