@@ -250,7 +250,8 @@ def fields(plan):
             view = plan.spec.view_of(dataset)
             cut = {"frames": view.frames, "height": view.size, "width": view.size}
             cut = {name: [number] for name, number in cut.items() if number is not None}
-            yield {**told, **cut, "dataset": [dataset.label], "view.size": [view.size]}
+            views = {"view.size": [view.size], "view.frames": [view.frames]}
+            yield {**told, **cut, **views, "dataset": [dataset.label]}
 
 
 def may_match(told, selector):

@@ -556,6 +556,20 @@ def test_a_quality_needs_all_clips_of_a_known_set_or_the_shortest_list_that_it_m
             assert due == (500 if entry.test.rows["dataset"] == "tokenbench" else 20), entry.id
 
 
+def test_a_claim_on_whole_videos_looks_at_no_cut_ones():
+    whole = [c for c in claims.load() if "view.frames=null" in c.command]
+    assert len(whole) >= 11
+    for entry in whole:
+        assert {"view.size", "view.frames"} <= entry.test.rows.keys(), entry.id
+
+    (entry,) = [c for c in whole if c.id == "cosmos-cv4x8x8-v01-davis"]
+    configuration = {"method": "full-rate", "tokenizer": "cosmos-cv4x8x8-v01"}
+    cut = quality_rows(32.8, clips=20, **configuration, view={"size": None, "frames": 17})
+    assert one(entry, coded(cut)).outcome is Outcome.NOT_TESTABLE
+    uncut = quality_rows(32.8, clips=20, **configuration, view={"size": None, "frames": None})
+    assert one(entry, coded(uncut)).measurements[0].outcome is Outcome.REPRODUCED
+
+
 def test_without_rows_only_computations_decide_anything():
     for verdict in judge([]):
         computed = verdict.claim.test.kind == "computed"
