@@ -556,6 +556,22 @@ def test_a_quality_needs_all_clips_of_a_known_set_or_the_shortest_list_that_it_m
             assert due == (500 if entry.test.rows["dataset"] == "tokenbench" else 20), entry.id
 
 
+def test_what_no_source_states_is_called_derived():
+    derived = {c.id for c in claims.load() if c.source.paper.startswith("derived from ")}
+    assert derived == {
+        "elastictok-47-percent-one-short",
+        *(f"infotok-latency-by-flops-{end}" for end in ("infotok", "elastictok", "mechanism")),
+    }
+
+
+def test_the_share_of_searches_that_end_one_short_depends_on_the_counts_that_are_asked_about():
+    """47 % of those that the search can tell apart, as the ledger has it, and 44 % of all, as its words say."""
+    least, most = 128, 2048
+    short = sum(list(published_search(n, least, most))[-1] == n - 1 for n in range(least + 1, most + 1))
+    assert short / (most - least + 1) == pytest.approx(0.466, abs=5e-4)
+    assert short / most == pytest.approx(0.4375)
+
+
 def test_a_claim_on_whole_videos_looks_at_no_cut_ones():
     whole = [c for c in claims.load() if "view.frames=null" in c.command]
     assert len(whole) >= 11
@@ -583,7 +599,7 @@ def test_what_can_be_computed_comes_out_as_it_should():
     assert outcomes["tokenbench-uint8-wrap"] is Outcome.INCONCLUSIVE
     assert outcomes["infotok-latency-by-flops-infotok"] is Outcome.REPRODUCED
     assert outcomes["infotok-latency-by-flops-elastictok"] is Outcome.REPRODUCED
-    assert outcomes["infotok-latency-by-flops-mechanism"] is Outcome.NOT_REPRODUCED
+    assert outcomes["infotok-latency-by-flops-mechanism"] is Outcome.INCONCLUSIVE, "nobody knows how its search works"
 
 
 def test_a_command_is_printed_exactly_where_it_could_change_the_verdict():
