@@ -89,6 +89,8 @@ class Reading(_Entry):
     fast: Selector = Field(default_factory=dict)
     rows: Selector = Field(default_factory=dict)
     side: statistics.Side = "end to end"
+    kept_fraction: float | None = None
+    """Instead of that of the test, where it is open which fraction of a method's tokens the stated rate is."""
     beside: bool = False
     """Not how the source measured: printed to compare with, decides nothing."""
 
@@ -108,7 +110,7 @@ class MeasureTest(_Entry):
     kind: Literal["measure"]
     rows: Selector
     kept_fraction: float | None = None
-    """Only settings that keep this fraction on average."""
+    """Only settings that keep this fraction on average; a reading may have another."""
     clips: int | None = None
     """Number of clips of the published data set, where it is known: all of them are due."""
     fewest: int = statistics.FEWEST_CLIPS
@@ -456,12 +458,13 @@ def _measure(
 ) -> tuple[list[Measurement], list[str]]:
     selector = {**test.rows, **reading.rows}
     groups = _configurations(select(rows, selector))
+    wanted = test.kept_fraction if reading.kept_fraction is None else reading.kept_fraction
     missing = [] if groups else [f"rows of {words(selector if select(rows, test.rows) else test.rows)}"]
     found = []
     for group in groups:
         kept = [k for row in group if (k := MEASURES["kept_fraction"].value(row)) is not None]
-        if test.kept_fraction is not None and (not kept or abs(fmean(kept) - test.kept_fraction) > RATE_WITHIN):
-            missing.append(f"a setting of {words(selector)} that keeps {test.kept_fraction:.0%}")
+        if wanted is not None and (not kept or abs(fmean(kept) - wanted) > RATE_WITHIN):
+            missing.append(f"a setting of {words(selector)} that keeps {wanted:.0%}")
             continue
         for metric in claim.published:
             values, sources = _by_clip(group, metric, test.per_frame)

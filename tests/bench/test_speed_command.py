@@ -180,7 +180,7 @@ def commands(*verbs):
 
 def arguments(command, places):
     """What follows the program's name, with something in every place that the user has to fill in."""
-    return shlex.split(command.replace("root=PATH", f"root={places}").replace("=SETTING", "=0.0042"))[1:]
+    return shlex.split(command.replace("root=PATH", f"root={places}").replace("[A, B]", "[0.0042, 0.042]"))[1:]
 
 
 def unbuilt(bench, wanted):

@@ -379,6 +379,18 @@ def test_a_table_at_a_rate_takes_the_setting_that_keeps_it():
     assert one(measured(test=test), rows[5:]).outcome is Outcome.NOT_TESTABLE
 
 
+def test_a_reading_may_stand_for_another_rate_than_the_others():
+    readings = [{"name": "of its tokens", "kept_fraction": 0.5}, {"name": "of the bits", "kept_fraction": 0.141}]
+    test = {"kind": "measure", "rows": {"method": "infotok"}, "readings": readings}
+    few, many = quality_rows(20.0, kept=0.14, setting=0.05), quality_rows(25.0, kept=0.5, setting=0.01)
+    found = one(measured(test=test, open=["which rate is meant"]), few + many)
+    assert {m.reading: m.outcome for m in found.measurements} == {
+        "of its tokens": Outcome.REPRODUCED, "of the bits": Outcome.NOT_REPRODUCED,
+    }  # fmt: skip
+    assert found.outcome is Outcome.UNDER_SPECIFIED
+    assert "not measured: of the bits" in one(measured(test=test), many).why
+
+
 def test_every_published_metric_has_to_be_met():
     entry = measured(published={"psnr": 25.0, "ssim": 0.9}, tolerance={"absolute": {"psnr": 0.3, "ssim": 0.01}})
     found = one(entry, quality_rows(25.0))
@@ -570,6 +582,19 @@ def test_the_share_of_searches_that_end_one_short_depends_on_the_counts_that_are
     short = sum(list(published_search(n, least, most))[-1] == n - 1 for n in range(least + 1, most + 1))
     assert short / (most - least + 1) == pytest.approx(0.466, abs=5e-4)
     assert short / most == pytest.approx(0.4375)
+
+
+@pytest.mark.parametrize("bpp16", [0.81, 0.56])
+def test_elastictok_is_judged_at_the_share_of_its_tokens_and_at_the_bits_that_a_rate_may_mean(bpp16):
+    entries = [c for c in claims.load() if f"ElasticTok at bpp16 {bpp16}" in c.source.where]
+    assert len(entries) == 2
+    for entry in entries:
+        assert any("share of ElasticTok's tokens" in text for text in entry.open)
+        share, bits = sorted({reading.kept_fraction for reading in entry.test.readings}, reverse=True)
+        assert share + 1 / 16 == pytest.approx(bpp16, abs=5e-3), "a mask bit for every token of 256 pixels"
+        bits_per_pixel = 16 * bits / (8 * 8)
+        assert 16 * bits_per_pixel == pytest.approx(share + 1 / 16, abs=2e-3), "BPP16 is per 16 pixels"
+        assert all(f"--target kept={kept}" in entry.command for kept in (share, bits))
 
 
 def test_a_claim_on_whole_videos_looks_at_no_cut_ones():
