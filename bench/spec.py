@@ -172,9 +172,10 @@ class RunSpec(_Strict):
     view: ViewSpec = ViewSpec()
     passes: Annotated[list[Literal["quality", "speed"]], BeforeValidator(_list)] = ["quality"]
     lpips: Annotated[list[Literal["vgg", "alex", "squeeze"]], BeforeValidator(_list)] = ["squeeze"]
-    profile: Literal["tokenbench/1", "as-published-mp4/1"] = "tokenbench/1"
-    """How quality is measured: on frames in memory, or through mp4 as published tables often did. One for the whole
-    run, since two never share a table; see :mod:`avtbench.bench.metrics.profiles`."""
+    profile: Literal["tokenbench/1", "as-published-mp4/1", "tokenbench-uint8wrap/0"] = "tokenbench/1"
+    """How quality is measured: on frames in memory, through mp4 as published tables often did, or in uint8 arithmetic
+    that wraps, for the claims ledger alone (no report shows it: ``--no-report``). One for the whole run, since two
+    never share a table; see :mod:`avtbench.bench.metrics.profiles`."""
     previews: int = Field(default=3, ge=0)
     """Clips of which pictures are kept for the report."""
     seed: int = Field(default=0, ge=0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from statistics import fmean
@@ -104,22 +104,6 @@ class SpeedUpTest(_Entry):
     readings: list[Reading] = Field(default_factory=lambda: [Reading(name="end to end")])
 
 
-class MeasureTest(_Entry):
-    """Mean over clips of measures (``psnr``, ``ssim``, ``total_ms``, ...) of the rows that match."""
-
-    kind: Literal["measure"]
-    rows: Selector
-    kept_fraction: float | None = None
-    """Only settings that keep this fraction on average; a reading may have another."""
-    clips: int | None = None
-    """Number of clips of the published data set, where it is known: all of them are due."""
-    fewest: int = statistics.FEWEST_CLIPS
-    """Clips below which nothing is decided, where it is not."""
-    per_frame: bool = False
-    """Divide by the number of frames."""
-    readings: list[Reading] = Field(default_factory=lambda: [Reading(name="mean over clips")])
-
-
 class ComputedTest(_Entry):
     """A computation of :mod:`avtbench.reports.computed_claims` on the inputs declared here, or on stored rows too."""
 
@@ -136,6 +120,24 @@ class ComputedTest(_Entry):
         if self.from_rows:
             return computed_claims.FROM_ROWS[self.computation](rows, self.inputs)
         return computed_claims.FROM_DEFINITIONS[self.computation](self.inputs)
+
+
+class MeasureTest(_Entry):
+    """Mean over clips of measures (``psnr``, ``ssim``, ``total_ms``, ...) of the rows that match."""
+
+    kind: Literal["measure"]
+    rows: Selector
+    kept_fraction: float | None = None
+    """Only settings that keep this fraction on average; a reading may have another."""
+    clips: int | None = None
+    """Number of clips of the published data set, where it is known: all of them are due."""
+    fewest: int = statistics.FEWEST_CLIPS
+    """Clips below which nothing is decided, where it is not."""
+    per_frame: bool = False
+    """Divide by the number of frames."""
+    computed: ComputedTest | None = None
+    """What follows from the published definitions alone: printed beside what is measured, decides nothing."""
+    readings: list[Reading] = Field(default_factory=lambda: [Reading(name="mean over clips")])
 
 
 Test = Annotated[SpeedUpTest | MeasureTest | ComputedTest, Field(discriminator="kind")]
@@ -277,10 +279,7 @@ def judge(
 def _judge(claim: Claim, rows: Sequence[Row], environments: Mapping[str, environment.Fingerprint]) -> Verdict:
     test = claim.test
     if isinstance(test, ComputedTest):
-        measured = [
-            _measurement(claim, m.reading, m.metric, m.value, m.low, m.high, m.n, "computed", note=m.note)
-            for m in test.run(rows)
-        ]
+        measured = _computed(claim, test, rows)
         return _combine(claim, measured, [(m.reading, m.metric) for m in measured], [])
     measured, missing = [], []
     for reading in test.readings:
@@ -291,7 +290,16 @@ def _judge(claim: Claim, rows: Sequence[Row], environments: Mapping[str, environ
         measured += found
         missing += absent
     due = [(r.name, metric) for r in test.readings if not r.beside for metric in claim.published]
-    return _combine(claim, measured, due, missing)
+    verdict = _combine(claim, measured, due, missing)
+    beside = _computed(claim, test.computed, rows) if isinstance(test, MeasureTest) and test.computed else []
+    return replace(verdict, measurements=(*verdict.measurements, *beside))
+
+
+def _computed(claim: Claim, test: ComputedTest, rows: Sequence[Row]) -> list[Measurement]:
+    return [
+        _measurement(claim, m.reading, m.metric, m.value, m.low, m.high, m.n, "computed", note=m.note)
+        for m in test.run(rows)
+    ]
 
 
 def _combine(claim: Claim, measured: list[Measurement], due: list[tuple[str, str]], missing: list[str]) -> Verdict:

@@ -418,6 +418,32 @@ def through_mp4():
     return measured(test={"kind": "measure", "rows": {"method": "infotok"}, "readings": readings})
 
 
+def test_a_computation_stands_beside_what_is_measured_and_decides_nothing():
+    computed = {"kind": "computed", "computation": "uint8_wrap", "inputs": {"psnr": 29.01, "shapes": [2.0, 0.5]}}
+    entry = measured(test={"kind": "measure", "rows": {"method": "infotok"}, "computed": computed})
+    unmeasured = one(entry, [])
+    assert unmeasured.outcome is Outcome.NOT_TESTABLE
+    assert unmeasured.why == "Missing: rows of method infotok."
+    assert "any error shape with a true PSNR of 29.01 dB: psnr " in str(unmeasured)
+
+    found = one(entry, quality_rows(25.0))
+    assert (found.outcome, found.why) == (Outcome.REPRODUCED, "1 of 1 reproduced")
+    assert [m.where for m in found.measurements] == ["unknown machine", "computed"]
+
+
+@pytest.mark.parametrize(("psnr", "outcome"), [(32.9, Outcome.REPRODUCED), (27.0, Outcome.INCONCLUSIVE)])
+def test_the_uint8_wrap_is_measured_on_rows_of_its_own_profile(psnr, outcome):
+    (entry,) = [c for c in claims.load() if c.id == "tokenbench-uint8-wrap"]
+    whole = {"size": None, "frames": None}
+    rows = quality_rows(psnr, clips=20, method="full-rate", tokenizer="cosmos-dv4x8x8-v01", view=whole)
+    assert one(entry, rows).why.startswith("measured as the source did not"), "no uint8 arithmetic"
+    wrapped = [
+        row.model_copy(update={"quality": row.quality.model_copy(update={"profile": "tokenbench-uint8wrap/0"})})
+        for row in rows
+    ]
+    assert one(entry, wrapped).outcome is outcome
+
+
 def coded(rows):
     """The same rows, measured through mp4 by a codec that leaves 40 dB of a perfect reconstruction."""
     sse = round(255**2 / 10**4.0 * 1_000_000)
@@ -621,7 +647,6 @@ def test_what_can_be_computed_comes_out_as_it_should():
     outcomes = {v.claim.id: v.outcome for v in judge([])}
     assert outcomes["elastictok-47-percent-one-short"] is Outcome.REPRODUCED
     assert outcomes["elastictok-12-nfe"] is Outcome.UNDER_SPECIFIED
-    assert outcomes["tokenbench-uint8-wrap"] is Outcome.INCONCLUSIVE
     assert outcomes["infotok-latency-by-flops-infotok"] is Outcome.REPRODUCED
     assert outcomes["infotok-latency-by-flops-elastictok"] is Outcome.REPRODUCED
     assert outcomes["infotok-latency-by-flops-mechanism"] is Outcome.INCONCLUSIVE, "nobody knows how its search works"
