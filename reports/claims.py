@@ -5,6 +5,7 @@ hardware, and how far a reproduction may be off. :func:`judge` answers each from
 written by hand, and a claim without rows gets what is missing and the command that would measure it.
 
 An interval inside the tolerated band reproduces a claim, one outside it does not, one across its edge decides nothing.
+A mean over clips decides nothing on fewer of them than are due; clips of one source count once, resampled together.
 Where the source leaves its comparison open, every reading that was listed is judged by itself, and the claim is
 reproduced (or not) only if all of them were measured and agree.
 """
