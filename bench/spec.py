@@ -260,13 +260,7 @@ def override(
     if tokenizer:
         content["tokenizer"] = {"name": tokenizer}
     for text in sets:
-        key, sign, value = text.partition("=")
-        if not sign or not key:
-            raise SpecError(f"--set {text}: expected key=value, for example --set view.size=64")
-        try:
-            _assign(content, key, yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise SpecError(f"--set {key}: {value!r} is not a YAML value") from None
+        _assign(content, *pair(text, "key=value, for example --set view.size=64"))
     if weights := list(weights):
         from avtbench.bench import weights_option
 
@@ -275,16 +269,25 @@ def override(
     return _validated(content, "--set") if sets else _validated(content, spec.name)
 
 
+def pair(text: str, expected: str) -> tuple[str, Any]:
+    """Key and value of one ``--set``, the value as YAML has it; raises :class:`SpecError` in one line."""
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise SpecError(f"--set {text}: expected {expected}")
+    try:
+        return key, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):  # the latter: a date that there is not
+        raise SpecError(f"--set {key}: {value!r} is not a YAML value; quote it to give it as text") from None
+
+
 def knobs_of(sets: Iterable[str], tokenizer: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """``KNOB=value`` and ``tokenizer.KNOB=value`` -> knobs of a method, and name and knobs of its tokeniser."""
     knobs: dict[str, Any] = {}
     under: dict[str, Any] = {"name": tokenizer} if tokenizer else {}
     for text in sets:
-        key, sign, value = text.partition("=")
-        if not sign:
-            raise SpecError(f"--set {text}: expected KNOB=value or tokenizer.KNOB=value")
+        key, value = pair(text, "KNOB=value or tokenizer.KNOB=value")
         owner, knob = (under, key.removeprefix("tokenizer.")) if key.startswith("tokenizer.") else (knobs, key)
-        owner[knob] = yaml.safe_load(value)
+        owner[knob] = value
     return knobs, under
 
 

@@ -278,10 +278,12 @@ _command("elastictok-style", "Train the elastic adapter of elastictok-style: nes
 
 def _base(name: str, knobs: list[str], device: str) -> FrozenTokenizer:
     from avtbench.bench import plugins
+    from avtbench.bench.spec import pair
 
     if device == "cuda" and "LOCAL_RANK" in os.environ:  # one process for every GPU
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    return plugins.create("tokenizer", name, device=device, **_knobs(knobs))
+    given = dict(pair(text, "KNOB=value, e.g. weights=PATH") for text in knobs)
+    return plugins.create("tokenizer", name, device=device, **given)
 
 
 def _perceptual(loss: str, net: str, weights: str) -> Perceptual | None:
@@ -302,20 +304,6 @@ def _perceptual(loss: str, net: str, weights: str) -> Perceptual | None:
     if found.absent:
         raise UserError(found.absent)
     return found.distance
-
-
-def _knobs(pairs: list[str]) -> dict[str, Any]:
-    import yaml
-
-    from avtbench.bench.errors import UserError
-
-    knobs = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise UserError(f"--set {pair}: expected KNOB=value, e.g. weights=PATH")
-        knobs[key] = yaml.safe_load(value)
-    return knobs
 
 
 def _train(
