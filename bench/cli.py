@@ -254,6 +254,11 @@ def run(
             raise UserError(f"--lpips-weights {lpips_weights}: there is no such file or folder; check the path")
         os.environ["AVTBENCH_WEIGHTS"] = str(lpips_weights.resolve())  # spawned processes look there as well
     wanted = specs.override(specs.load(spec), method, dataset, set_, tokenizer, weights)
+    if "speed" in wanted.passes and wanted.speed.match and not wanted.speed.levels:
+        raise UserError(
+            f"{spec}: found speed.match={', '.join(wanted.speed.match)}, and run matches no settings; use "
+            f"avtbench speed {spec}, or time them as they are with --set speed.match=[]"
+        )
     _start(wanted, out, store or out / STORE.name, workers=workers, dry_run=dry_run, fresh=fresh, report=report)
 
 

@@ -104,6 +104,16 @@ def test_settings_come_closer_to_a_level_until_they_meet_it(monkeypatch, row, tm
     assert asked == ["speed-levels", *["speed-reached"] * 3]
 
 
+@pytest.mark.parametrize("preset", ["speed-shared", "speed-overhead"])
+def test_levels_are_met_by_speed_alone_and_run_says_so(avtbench, preset):
+    code, out, err = avtbench("run", preset, "--dry-run")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{preset}: found speed.match=" in err
+    assert f"use avtbench speed {preset}, or time them as they are with --set speed.match=[]" in err
+    for override in ("speed.match=[]", "passes=quality"):
+        assert avtbench("run", preset, "-m", "hold", "--dry-run", "--set", override)[0] == 0
+
+
 def test_variants_under_an_alias_cannot_be_matched_but_a_twin_can(avtbench, tmp_path):
     run = {"summary": "s", "methods": ["lit", {"name": "lit", "alias": "again"}], "datasets": ["synthetic"]}
     (tmp_path / "run.yaml").write_text(json.dumps(run))
