@@ -50,6 +50,7 @@ def speed(
     wanted = specs.override(specs.load(spec), method, dataset, sets, tokenizer, weights)
     path = store or out / cli.STORE.name
     if wanted.speed.match:
+        _require_levels(wanted.speed.match)
         _require_one_each(wanted)
     levels = _levels(wanted, out, path, dry_run) if wanted.speed.match else []
     if levels:
@@ -97,6 +98,24 @@ def _levels(wanted: RunSpec, out: Path, path: Path, dry_run: bool) -> list[Level
     for (text, name), mean in missed.items():
         print(f"missed at {text}: {name} reaches {mean:.4g}")
     return found
+
+
+def _require_levels(match: Sequence[str]) -> None:
+    """What names no level, or one that cannot be, is told before the sweep in which settings are found."""
+    from avtbench.bench.errors import UserError
+    from avtbench.reports.compare import ANCHORS, At
+
+    for text in match:
+        if text in ANCHORS:
+            continue
+        try:
+            at = At.parse(text)
+        except UserError as error:
+            raise UserError(f"--match: {error}; NAME alone is the middle of what all reach") from None
+        if at.measure == "kept_fraction" and not 0 < at.level <= 1:
+            raise UserError(f"--match {text}: expected a share of the tokens above 0, and 1 at most")
+        if at.measure == "bpp" and not at.level > 0:
+            raise UserError(f"--match {text}: expected bits per pixel above 0")
 
 
 def _require_one_each(wanted: RunSpec) -> None:

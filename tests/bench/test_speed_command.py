@@ -104,6 +104,27 @@ def test_settings_come_closer_to_a_level_until_they_meet_it(monkeypatch, row, tm
     assert asked == ["speed-levels", *["speed-reached"] * 3]
 
 
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        ("kep=0.5", "--match: the level is 'kep=0.5', expected NAME=NUMBER, e.g. kept=0.5 or psnr=30"),
+        ("kept=abc", "--match: the level is 'kept=abc', expected NAME=NUMBER"),
+        ("psnr=nan", "--match: the level is 'psnr=nan', expected NAME=NUMBER"),
+        ("foo", "--match: the level is 'foo', expected NAME=NUMBER"),
+        ("kept=1.5", "--match kept=1.5: expected a share of the tokens above 0, and 1 at most"),
+        ("kept=-1", "--match kept=-1: expected a share of the tokens above 0, and 1 at most"),
+        ("bpp=0", "--match bpp=0: expected bits per pixel above 0"),
+    ],
+)
+def test_a_level_that_cannot_be_is_refused_before_anything_runs(avtbench, monkeypatch, level, said):
+    ran = []
+    monkeypatch.setattr(cli, "_start", lambda *arguments, **options: ran.append(arguments))
+    for words in (["--match", "psnr", "--match", level], ["--set", f"speed.match=[psnr, {level}]"]):
+        code, _, err = avtbench("speed", "-m", "lit", *words)
+        assert (code, err.count("\n"), ran) == (2, 1, [])
+        assert said in err
+
+
 @pytest.mark.parametrize("preset", ["speed-shared", "speed-overhead"])
 def test_levels_are_met_by_speed_alone_and_run_says_so(avtbench, preset):
     code, out, err = avtbench("run", preset, "--dry-run")
