@@ -27,8 +27,9 @@ def speed(
     scenario: Annotated[str, typer.Option(help="latency, throughput, stream or cold.", show_default="preset's")] = "",
     budget: Annotated[str, typer.Option(help="For all of it: 10m, 90s, 600.", show_default="preset's")] = "",
     launches: Annotated[
-        int, typer.Option(help="Fresh processes per configuration; quote no less than 3.", show_default="preset's")
-    ] = 0,
+        int | None,
+        typer.Option(min=1, help="Fresh processes per configuration; quote no less than 3.", show_default="preset's"),
+    ] = None,
     match: Annotated[
         list[str],
         typer.Option("--match", help="Time at matched levels: kept=0.5, psnr=30, psnr.", show_default=False),
@@ -44,10 +45,19 @@ def speed(
     """Time methods against each other, in spawned processes, interleaved."""
     from avtbench.bench import spec as specs
     from avtbench.bench.commands.speed_report import Shown
+    from avtbench.bench.errors import UserError
 
     given = {"scenario": scenario, "budget": budget, "launches": launches, "match": list(match)}
+    keys = {text.partition("=")[0] for text in set_}
+    if double := next((key for key, value in given.items() if value and f"speed.{key}" in keys), None):
+        raise UserError(f"--{double} is given a second time by --set speed.{double}; expected one of the two")
     sets = ["passes=[speed]", *(f"speed.{key}={_yaml(value)}" for key, value in given.items() if value), *set_]
     wanted = specs.override(specs.load(spec), method, dataset, sets, tokenizer, weights)
+    if "speed" not in wanted.passes:
+        raise UserError(
+            f"passes: found {' and '.join(wanted.passes) or 'none'}, expected speed among them; use avtbench run for "
+            "quality alone"
+        )
     path = store or out / cli.STORE.name
     if wanted.speed.match:
         _require_levels(wanted.speed.match)

@@ -53,6 +53,21 @@ def test_a_budget_may_be_given_in_minutes(avtbench):
     assert "speed.budget: found 'soon', expected a duration such as 10m, 90s or 600" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--launches", "0"], "Invalid value for '--launches'"),
+        (["--launches", "4", "--set", "speed.launches=2"], "--launches is given a second time by --set speed.launches"),
+        (["--match", "psnr", "--set", "speed.match=kept=0.5"], "--match is given a second time by --set speed.match"),
+        (["--set", "passes=quality"], "passes: found quality, expected speed among them; use avtbench run"),
+    ],
+)
+def test_what_speed_cannot_do_or_is_told_twice_is_refused(avtbench, words, said):
+    code, out, err = avtbench("speed", "-m", "lit", "--dry-run", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
 # What is in memory together, and what is stored
 
 
