@@ -444,8 +444,9 @@ def import_(
     from avtbench.bench import exchange
     from avtbench.bench.store import Store
 
+    found = exchange.exported(path)  # first: what cannot be read leaves no empty store behind
     with Store(store) as opened:
-        run, rows, new = exchange.bring(opened, path, name)
+        run, rows, new = exchange.bring(opened, found, name)
     print(f"{store}: run {run}, {rows} rows, {new} of them new")
 
 

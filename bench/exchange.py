@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from avtbench.bench.errors import UserError
 from avtbench.bench.rows import ROW_SCHEMA, Quality, Rate, Row, Status, Timing
+from avtbench.bench.spec import Levels
 
 if TYPE_CHECKING:
     import pandas
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 NESTED: Mapping[str, type[BaseModel]] = {"rate": Rate, "quality": Quality, "timing": Timing}
 SUFFIXES = (".csv", ".parquet")
+MACHINES = TypeAdapter(dict[str, dict[str, dict[str, Any]]])
+LEVELS = TypeAdapter(Levels)
 
 
 def frame(rows: Iterable[Row]) -> pandas.DataFrame:
@@ -107,12 +111,18 @@ def read(path: Path) -> list[Row]:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:100]})") from None
     if missing := {"key", "status", "pass", "row_schema"} - set(table.columns):
         raise UserError(f"{path}: has no column {min(missing)}, expected a table written by avtbench export")
-    return [_row(line, f"{path}: row {place}") for place, line in enumerate(table.to_dict("records"), 1)]
+    rows = [_row(line, f"{path}: row {place}") for place, line in enumerate(table.to_dict("records"), 1)]
+    first: dict[str, int] = {}
+    for place, row in enumerate(rows, 1):
+        if (known := first.setdefault(row.key, place)) != place:
+            raise UserError(f"{path}: rows {known} and {place} have one key, {row.key}; take one of them out")
+    return rows
 
 
 def _row(line: Mapping[Any, Any], where: str) -> Row:
-    if int(float(line["row_schema"])) != ROW_SCHEMA:
-        raise UserError(f"{where} has schema {line['row_schema']}, expected {ROW_SCHEMA}; export it with this version")
+    if str(line["row_schema"]) not in (f"{ROW_SCHEMA}", f"{ROW_SCHEMA}.0"):  # as parquet and spreadsheets have it
+        found = line["row_schema"] or "none"
+        raise UserError(f"{where} has schema {found}, expected {ROW_SCHEMA}; export it with this version")
     given = _fields(Row, {**line, "pass_": line["pass"]}, "")
     given |= {part: found for part, model in NESTED.items() if (found := _fields(model, line, f"{part}."))}
     try:
@@ -142,13 +152,26 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def bring(store: Store, path: Path, name: str = "") -> tuple[str, int, int]:
-    """Put exported rows into ``store`` as a run of their own; returns its id, how many rows, and how many were new.
+@dataclass(frozen=True)
+class Exported:
+    """Rows of a file with the machines and the levels beside it."""
 
-    path: the file, or a folder with ``rows.csv`` or ``rows.parquet``; the machines and the levels beside it come along.
-    A point that the store has finished stays as it is; one timed in another sitting is another point, because samples
-    are pairs only within theirs. name: of the run; the folder's, or else the file's.
+    name: str
+    file: Path
+    rows: list[Row]
+    machines: Mapping[str, Mapping[str, Any]]
+    levels: Levels
+
+
+def exported(path: Path) -> Exported:
+    """What ``avtbench export`` left at ``path``: a file, or a folder with ``rows.csv`` or ``rows.parquet``.
+
+    Raises :class:`UserError` where anything of it is not as it was written.
     """
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist; expected a file written by avtbench export, or a folder with rows.csv in it"
+        )
     files = [path / f"rows{suffix}" for suffix in SUFFIXES] if path.is_dir() else [path]
     file = next((f for f in files if f.is_file()), None)
     if file is None:
@@ -158,15 +181,25 @@ def bring(store: Store, path: Path, name: str = "") -> tuple[str, int, int]:
     rows = read(file)
     if not rows:
         raise UserError(f"{file} holds no row; nothing was imported")
-    name = name or (path.name if path.is_dir() else path.stem)
-    for digest, record in _beside(machines_of(file), {}).items():
+    name = (path.name or path.resolve().name) if path.is_dir() else path.stem
+    return Exported(name, file, rows, _beside(machines_of(file), MACHINES, {}), _beside(levels_of(file), LEVELS, []))
+
+
+def bring(store: Store, found: Exported, name: str = "") -> tuple[str, int, int]:
+    """Put exported rows into ``store`` as a run of their own; returns its id, how many rows, and how many were new.
+
+    A point that the store has finished stays as it is; one timed in another sitting is another point, because samples
+    are pairs only within theirs. name: of the run; the folder's, or else the file's.
+    """
+    name = name or found.name
+    for digest, record in found.machines.items():
         store.put_environment(digest, record)
-    spec: dict[str, Any] = {"summary": f"imported from {file}"}
-    if levels := _beside(levels_of(file), []):
-        spec["speed"] = {"levels": levels}
+    spec: dict[str, Any] = {"summary": f"imported from {found.file}"}
+    if found.levels:
+        spec["speed"] = {"levels": found.levels}
     known = store.finished()
     sittings = store.sittings()
-    rows = [_apart(row, sittings) for row in rows]
+    rows = [_apart(row, sittings) for row in found.rows]
     run = f"{name}-{sha256(''.join(sorted(row.key for row in rows)).encode()).hexdigest()[:6]}"
     store.begin(run, name, spec, [row.key for row in rows])
     for row in rows:
@@ -177,14 +210,19 @@ def bring(store: Store, path: Path, name: str = "") -> tuple[str, int, int]:
     return run, len(rows), sum(row.key not in known for row in rows)
 
 
-def _beside(file: Path, absent: Any) -> Any:
+def _beside(file: Path, kind: TypeAdapter[Any], absent: Any) -> Any:
     """What a file beside the rows holds."""
     if not file.is_file():
         return absent
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return kind.validate_python(json.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "all of it"
+        said = f"{place}: found {repr(first['input'])[:60]}, {first['msg'].replace('Input should be', 'expected')}"
     except ValueError as error:
-        raise UserError(f"{file}: is not JSON ({error}); export the rows again, or take the file away") from None
+        said = f"is not JSON ({error})"
+    raise UserError(f"{file}: {said}; export the rows again, or take the file away")
 
 
 def _apart(row: Row, sittings: Mapping[str, str]) -> Row:

@@ -51,6 +51,8 @@ def _number(value: Any) -> Any:
 
 Settings = Annotated[list[Annotated[Setting, BeforeValidator(_number)]], BeforeValidator(_list)]
 Names = Annotated[list[str], BeforeValidator(_list)]
+Levels = list[tuple[str, dict[str, float]]]
+"""Levels, such as ``kept=0.5``, each with the setting of every method there."""
 
 
 def _plugin_name(kind: str, given: str) -> str:
@@ -103,7 +105,7 @@ class SpeedSpec(_Strict):
     match: Names = Field(default_factory=list)
     """Levels at which methods are timed, e.g. ``kept=0.5``, ``psnr=30``, or ``psnr`` for the middle of what all reach;
     the settings are found on the quality rows of the same clips. Empty times the settings as they are."""
-    levels: list[tuple[str, dict[str, float]]] = Field(default_factory=list)
+    levels: Levels = Field(default_factory=list)
     """What ``match`` came to: every level with the setting of each method there. ``avtbench speed`` fills it in."""
 
 

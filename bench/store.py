@@ -119,6 +119,8 @@ class Store:
         said = error.strerror if isinstance(error, OSError) else str(error)
         if "not a database" in str(error) or "malformed" in str(error):
             return StoreError(f"{self.path} is not an avtbench store ({said}); give another path with --store")
+        if isinstance(error, sqlite3.IntegrityError):
+            return StoreError(f"{self.path} cannot hold this beside what it has ({said}); give another --store")
         return StoreError(f"{self.path} cannot be opened or written ({said}); give a writable path with --store")
 
     def __enter__(self) -> Store:

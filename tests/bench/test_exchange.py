@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from avtbench.bench import cli
 from avtbench.bench.commands import speed_report
 from avtbench.bench.errors import UserError
-from avtbench.bench.exchange import bring, frame, read, write
+from avtbench.bench.exchange import bring, exported, frame, read, write
 from avtbench.bench.metrics.profiles import ProfileError
 from avtbench.bench.rows import Status, Timing
 from avtbench.bench.store import Store
@@ -60,19 +61,19 @@ def test_imported_rows_are_a_run_with_its_machines_and_change_nothing_that_is_th
     store.put("mine", "s1", own)
     write([row("k1"), row("k2")], {"e1": {"hardware": {"cores": 2}}}, tmp_path / "theirs" / "rows.csv")
 
-    run, rows, new = bring(store, tmp_path / "theirs")
+    run, rows, new = bring(store, exported(tmp_path / "theirs"))
 
     assert (rows, new) == (2, 1)
     assert store.find_run("theirs").id == run
     assert store.rows(run) == [own, row("k2")]
     assert store.environments([own]) == {"e1": {"hardware": {"cores": 2}}}
-    assert bring(store, tmp_path / "theirs" / "rows.csv", "theirs") == (run, 2, 0), "once more adds nothing"
+    assert bring(store, exported(tmp_path / "theirs" / "rows.csv"), "theirs") == (run, 2, 0), "once more adds nothing"
 
 
 @pytest.mark.parametrize("folder", ["speed-shared", "speed-overhead"])
 def test_an_imported_matched_run_gives_the_tables_that_it_gave_where_it_was_measured(folder, store, tmp_path):
     shown = MEASURED / folder
-    run = store.find_run(bring(store, shown)[0])
+    run = store.find_run(bring(store, exported(shown))[0])
     levels, counted = speed_report.matched(store, run)
     rows = [row for row in store.rows(run.id) if row.pass_ == "speed"]
     speed_report.write(rows, counted, levels, store.environments([*rows, *counted]), tmp_path)
@@ -109,12 +110,9 @@ def test_the_row_that_the_readme_shows_is_a_stored_one():
 def test_levels_are_those_of_the_rows_beside_them(row, store, tmp_path):
     levels = [("kept=0.5", {"toy": 0.5})]
     write([row("k1")], {}, tmp_path / "rows.csv", levels)
-    assert store.find_run(bring(store, tmp_path)[0]).spec["speed"] == {"levels": [["kept=0.5", {"toy": 0.5}]]}
+    assert store.find_run(bring(store, exported(tmp_path))[0]).spec["speed"] == {"levels": [["kept=0.5", {"toy": 0.5}]]}
     write([row("k1")], {}, tmp_path / "rows.csv")
     assert not (tmp_path / "rows.levels.json").exists()
-    (tmp_path / "rows.levels.json").write_text("[")
-    with pytest.raises(UserError, match=r"rows.levels.json: is not JSON .* export the rows again"):
-        bring(store, tmp_path)
 
 
 def test_one_point_of_two_sittings_is_two_points(row, store, tmp_path):
@@ -127,27 +125,59 @@ def test_one_point_of_two_sittings_is_two_points(row, store, tmp_path):
 
     for day, seconds in (("monday", 1.0), ("tuesday", 2.0)):
         write([timed(day, seconds)], {}, tmp_path / day / "rows.csv")
-    runs = [bring(store, tmp_path / day) for day in ("monday", "tuesday", "monday", "tuesday")]
+    runs = [bring(store, exported(tmp_path / day)) for day in ("monday", "tuesday", "monday", "tuesday")]
     assert [new for _, _, new in runs] == [1, 1, 0, 0]
     assert [store.rows(run)[0].timing.encode_side for run, _, _ in runs] == [[1.0], [2.0], [1.0], [2.0]]
 
 
-def test_what_cannot_be_imported_is_told_in_one_line(row, store, tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("tokenbench/1", "psnr", r"rows.csv: row 1 is not valid, quality.profile: String should match"),
+        ("[300, 300]", "[300, 300", r"rows.csv: row 1 is not valid, quality.frame_sse: "),
+        (",no luck,1,", ",no luck,abc,", r"rows.csv: row 2 has schema abc, expected 1; export it with this version"),
+        (",no luck,1,", ",no luck,,", r"rows.csv: row 2 has schema none, expected 1; export it with this version"),
+        ("k2", "k1", r"rows.csv: rows 1 and 2 have one key, k1; take one of them out"),
+        ("key", "kye", r"rows.csv: has no column key, expected a table written by avtbench export"),
+    ],
+)
+def test_a_table_that_was_changed_by_hand_is_told_in_one_line(row, tmp_path, old, new, said):
+    write([row("k1"), row("k2", status=Status.FAILED)], {}, tmp_path / "rows.csv")
+    whole = (tmp_path / "rows.csv").read_text()
+    assert old in whole
+    (tmp_path / "rows.csv").write_text(whole.replace(old, new))
+    with pytest.raises(UserError, match=said):
+        exported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.levels.json", "[", "is not JSON"),
+        ("rows.levels.json", "[1, 2]", "0: found 1, expected a valid tuple"),
+        ("rows.levels.json", '{"a": 1}', "all of it: found {'a': 1}, expected a valid list"),
+        ("rows.levels.json", '[["kept=0.5", {"toy": "x"}]]', "0.1.toy: found 'x', expected a valid number"),
+        ("rows.environment.json", "[1]", "all of it: found [1], expected a valid dictionary"),
+        ("rows.environment.json", '{"e1": {"hardware": 2}}', "e1.hardware: found 2, expected a valid dictionary"),
+    ],
+)
+def test_so_is_a_file_beside_it_and_no_empty_store_is_left_behind(row, tmp_path, capsys, name, content, said):
+    write([row("k1")], {}, tmp_path / "rows.csv")
+    (tmp_path / name).write_text(content)
+    code = cli._main(["import", str(tmp_path), "--store", str(tmp_path / "new" / "store.sqlite")])
+    told = capsys.readouterr().err
+    assert (code, told.count("\n")) == (2, 1)
+    assert f"{name}: {said}" in told
+    assert told.endswith("; export the rows again, or take the file away\n")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_no_export_is_told_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"does not hold rows; expected rows.csv or rows.parquet from avtbench export"):
-        bring(store, tmp_path)
-    table = tmp_path / "table.csv"
-    table.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="has no column key, expected a table written by avtbench export"):
-        bring(store, table)
-    write([row("k1")], {}, table)
-    whole = table.read_text()
-    table.write_text(whole.replace("tokenbench/1", "psnr"))
-    with pytest.raises(UserError, match=r"table.csv: row 1 is not valid, quality.profile: String should match"):
-        bring(store, table)
-    table.write_text(whole.replace("[300, 300]", "[300, 300"))
-    with pytest.raises(UserError, match=r"table.csv: row 1 is not valid, quality.frame_sse: "):
-        bring(store, table)
+        exported(tmp_path)
+    for absent in ("nowhere", "nowhere.csv"):
+        with pytest.raises(UserError, match=rf"{absent} does not exist; expected a file written by avtbench export"):
+            exported(tmp_path / absent)
     (tmp_path / "notes.txt").write_text(json.dumps({}))
     with pytest.raises(UserError, match=r"expected a file ending in .csv or .parquet"):
-        bring(store, tmp_path / "notes.txt")
-    assert store.runs() == []
+        exported(tmp_path / "notes.txt")
