@@ -328,6 +328,10 @@ def _print_plan(todo: Plan, estimate: Estimate, path: Path) -> None:
     console.print(table)
     for name, reason in todo.left_out.items():
         console.print(f"[yellow]left out: {_escaped(name)}: {_escaped(reason)}[/]")
+    for entry in todo.entries:
+        note = entry.plugin.note(entry.label)
+        if note and not entry.twin and entry.spec.knobs.get("weights") is None:
+            console.print(f"[yellow]skips {_escaped(f'{entry.label}: {note}')}[/]")
     seconds, unknown = estimate.remaining()
     left = sum(estimate.left.values())
     known = f"{len(todo.slots)} points, {len(todo.slots) - left} stored"

@@ -45,7 +45,7 @@ def machine() -> dict[str, str]:
 
 
 def examine(plugin: Plugin) -> str:
-    """Why a plugin cannot run here, or an empty text."""
+    """Why a plugin cannot run here as it stands, or an empty text."""
     if plugin.state != "ready":
         return plugin.reason
     try:
@@ -56,7 +56,7 @@ def examine(plugin: Plugin) -> str:
                 made.clips()
     except Exception as error:
         return one_line(error)
-    return ""
+    return plugin.note()
 
 
 def _needs_knobs(cls: type) -> bool:

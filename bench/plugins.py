@@ -79,12 +79,12 @@ class Plugin:
     def summary(self) -> str:
         return str(self.literals.get("summary", ""))
 
-    def note(self) -> str:
-        """Why it cannot run as it stands and what mends it; empty when it can."""
+    def note(self, label: str = "") -> str:
+        """Why it cannot run as it stands and what mends it; empty when it can. label: its name in a run."""
         if self.reason:
             return self.reason
         if self.literals.get("needs_weights"):
-            knob = "tokenizer" if self.kind == "tokenizer" else f"{self.kind}.{self.name}"
+            knob = "tokenizer" if self.kind == "tokenizer" else f"{self.kind}.{label or self.name}"
             return f"needs weights: --set {knob}.weights=PATH"
         return ""
 

@@ -54,6 +54,7 @@ class _ElasticTokMethod(Method):
               of a block's trials are made and :attr:`shortened` says what they stand for. None searches.
     """
 
+    needs_weights = True
     bottleneck: ClassVar[Literal["vae", "fsq"]]
 
     def __init__(
@@ -212,7 +213,7 @@ class _ElasticTokMethod(Method):
 
     def _no_weights(self) -> str:
         return (
-            f"{self.name} needs weights: give --set {self.name}.weights=PATH (an official checkpoint), "
+            f"{self.name} needs weights: give --set method.{self.name}.weights=PATH (an official checkpoint), "
             f"or weights=random to time it (configurations: {', '.join(SIZES)})"
         )
 

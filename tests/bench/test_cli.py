@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pytest
 
-from avtbench.bench import cli
+from avtbench.bench import cli, doctor, plugins
 
 
 @pytest.fixture
@@ -78,6 +78,27 @@ def test_run_export_and_resume(avtbench, spec):
     assert "9 rows, 9 of them new" in out
     code, out, _ = avtbench("export", "--runs")
     assert [line.split()[4:7] for line in out.splitlines()] == [["of", "6", "points,"], ["of", "9", "points,"]] or out
+
+
+@pytest.mark.parametrize("method", ["elastictok-cv", "elastictok-fsq", "infotok"])
+def test_a_method_without_its_weights_is_called_so_wherever_it_is_listed(avtbench, spec, method):
+    lacks = f"needs weights: --set method.{method}.weights=PATH"
+    plan = avtbench("run", spec, "-m", method, "--dry-run")[1]
+    given = avtbench("run", spec, "-m", method, "--weights", "random", "--dry-run")[1]
+
+    assert lacks in avtbench("ls", method)[1]
+    assert f"skips {method}: {lacks}\n" in plan
+    assert "needs weights" not in given
+    assert doctor.examine(plugins.get("method", method)) == lacks
+
+
+def test_a_plan_names_the_alias_that_takes_the_weights(avtbench, tmp_path):
+    run = {"methods": [{"name": "infotok", "alias": "theirs"}], "datasets": ["synthetic"]}
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    out = avtbench("run", "run.yaml", "--dry-run")[1]
+
+    assert "skips theirs: needs weights: --set method.theirs.weights=PATH\n" in out
+    assert avtbench("run", "run.yaml", "--dry-run", "--set", "method.theirs.weights=random")[0] == 0
 
 
 def test_points_that_fail_end_in_exit_code_1_and_one_line(avtbench, spec):
