@@ -70,9 +70,14 @@ class Store:
 
     def __init__(self, path: Path | str, create: bool = True):
         self.path = Path(path)
+        if self.path.is_dir():
+            raise StoreError(
+                f"{self.path} is a folder; expected an SQLite file, such as {self.path / 'avtbench.sqlite'}"
+            )
         if not create and not self.path.is_file():
             raise StoreError(
-                f"{self.path} does not exist; expected a store written by: avtbench run --store {self.path}"
+                f"{self.path} does not exist; expected a store written by: avtbench run --store {self.path}, or by: "
+                f"avtbench import FILE --store {self.path}"
             )
         try:
             if create:

@@ -124,6 +124,8 @@ def test_points_that_fail_end_in_exit_code_1_and_one_line(avtbench, spec):
         (["run", "SPEC", "--store", "/proc/none/store.sqlite"], "cannot be opened or written"),
         (["run", "SPEC", "--store", "SPEC"], "is not an avtbench store"),
         (["export"], "does not exist; expected a store written by: avtbench run"),
+        (["report"], "or by: avtbench import FILE --store runs/avtbench.sqlite"),
+        (["claims", "--store", "."], ". is a folder; expected an SQLite file, such as avtbench.sqlite"),
         (["report", "--store", "nowhere.sqlite"], "does not exist; expected a store"),
         (["check", "nowhere.py"], "does not exist; expected a Python file"),
         (["ls", "synthetik"], "nothing is called synthetik; did you mean synthetic?"),

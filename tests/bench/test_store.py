@@ -108,8 +108,9 @@ def test_what_is_no_store_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be opened or written"):
         Store(tmp_path / "file" / "store.sqlite")
-    with pytest.raises(StoreError, match="cannot be opened or written"):
-        Store(tmp_path)
+    for create in (True, False):
+        with pytest.raises(StoreError, match=r"is a folder; expected an SQLite file, such as .*avtbench.sqlite"):
+            Store(tmp_path, create)
 
 
 def test_a_newer_schema_is_refused(tmp_path):
