@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from avtbench.bench import engines, identity, plugins
+from avtbench.bench import devices, engines, identity, plugins
 from avtbench.bench.errors import one_line
 from avtbench.bench.plugins import Plugin, PluginError
 from avtbench.bench.rows import Preview, Row, Status
@@ -307,9 +307,7 @@ class Workbench:
         name = self.spec.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cuda" and not torch.cuda.is_available():
-            raise PluginError("device: found cuda, but torch sees no CUDA device; use --set device=cpu")
-        return torch.device(name)
+        return torch.device(devices.require(name, "device", "--set device=cpu"))
 
     @property
     def defaults(self) -> dict[str, Any]:

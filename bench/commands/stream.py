@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from avtbench.bench import devices
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,7 +27,7 @@ Tokenizer = Annotated[str, typer.Option(help="Tokeniser under the method.", show
 Knobs = Annotated[
     list[str], typer.Option("--set", "-s", help="KNOB=value, or tokenizer.KNOB=value.", show_default=False)
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=devices.given)]
 
 
 def stream(

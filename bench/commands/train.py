@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from avtbench.bench import devices
+
 if TYPE_CHECKING:
     from avtbench.methods.threshold import Reference
     from avtbench.methods.tokenizers.contract import FrozenTokenizer
@@ -35,7 +37,9 @@ Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
 Batch = Annotated[int, typer.Option(min=1, help="Crops per step.")]
 Rate = Annotated[float, typer.Option(help="Peak learning rate.")]
 Seed = Annotated[int, typer.Option(help="Of initialisation and data order.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; several GPUs through accelerate launch.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda or cuda:N; several GPUs through accelerate launch.", callback=devices.given)
+]
 Size = Annotated[int, typer.Option(help="Shorter side to which videos are resized, in pixels.")]
 Checks = Annotated[int, typer.Option(min=1, help="Checkpoints, each with a look at the held-out clips.")]
 

@@ -7,7 +7,8 @@ from importlib.metadata import version
 
 import pytest
 
-from avtbench.bench import cli, doctor, plugins
+from avtbench.bench import cli, devices, doctor, plugins
+from avtbench.bench.errors import UserError
 
 
 @pytest.fixture
@@ -146,6 +147,34 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(avtbench, spec, argu
     assert said in err
     assert err.startswith("avtbench: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cudaa", "found cudaa, expected cpu, cuda or cuda:N"),
+        ("mps", "found mps, expected cpu, cuda or cuda:N"),
+        ("cuda", "found cuda, but torch sees no CUDA device; use "),
+        ("cuda:1", "found cuda:1, but torch sees no CUDA device; use "),
+    ],
+)
+def test_a_device_that_is_not_there_is_told_before_anything_is_read(avtbench, monkeypatch, device, said):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for command in ("stream lit film.mp4", "seams lit --data v", "train lit --data v --out o",
+                    "train tokenizer --data v --out o", "train statistics --data v --out o.json"):  # fmt: skip
+        code, _, err = avtbench(*command.split(), "--device", device)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"avtbench: --device: {said}" in err
+    if device == "cuda":
+        assert f"device: {said}--set device=cpu" in avtbench("run", "--set", "device=cuda", "--dry-run")[2]
+
+
+def test_one_of_the_devices_that_are_there_is_taken(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [devices.given(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+    with pytest.raises(UserError, match=r"found cuda:2, but torch sees cuda:0, cuda:1; use"):
+        devices.given("cuda:2")
 
 
 def test_a_claim_is_named_by_how_its_id_begins_and_needs_no_store(avtbench):
