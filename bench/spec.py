@@ -229,7 +229,7 @@ def load(given: str) -> RunSpec:
         ) from None
     except UnicodeDecodeError:
         raise SpecError(f"{path} is not text; expected a YAML file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter: a date that there is not
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
         raise SpecError(f"{path}{at}: not YAML: {getattr(error, 'problem', None) or error}") from None
@@ -387,8 +387,9 @@ def _validated(content: dict[str, Any], source: str) -> RunSpec:
 
 
 def _said(error: ValidationError) -> str:
-    """The first error in words: field, found, expected."""
-    first = max(error.errors(), key=lambda e: len(e["loc"]))
+    """The first error in words: field, found, expected. A field that there is not goes first: it may be meant for one
+    that lacks."""
+    first = max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
     place = "".join(
         f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"] if str(p) in _PLACES or isinstance(p, int)
     )

@@ -37,6 +37,8 @@ def test_a_short_file_says_it_all(tmp_path):
         ("datasets: [a]\nmethods: [{name: b, setting: 1}]", "methods[0]: no field setting; did you mean settings?"),
         ("datasets: [a]\nviews: 1", "no field views; did you mean view"),
         ("methods: [a]", "datasets is missing"),
+        ("methdos: [a]", "no field methdos; did you mean methods?"),
+        ("methods: [a]\ndatsets: [b]", "no field datsets; did you mean datasets"),
         ("datasets: [a]\nview: {size: 31}", "view.size: found 31, expected"),
         ("datasets: [a]\nview: {frames: 0}", "view.frames: found 0, expected"),
         ("datasets: [a]\nseed: x", "seed: found 'x', expected a valid integer"),
@@ -45,6 +47,7 @@ def test_a_short_file_says_it_all(tmp_path):
         ("datasets: [a]\nmethods: [{name: b, settings: [.nan]}]", "methods[0].settings"),
         ("datasets: [a]\nmethods: [{name: b, settings: [1, 1]}]", "methods[0].settings"),
         ("datasets: {", "line 1: not YAML"),
+        ("datasets: [a]\nseed: 2026-13-45", ": not YAML: month must be in 1..12"),
         ("- a", "found list, expected fields"),
     ],
 )
