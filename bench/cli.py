@@ -197,7 +197,7 @@ def _describe(name: str) -> None:
     found = [p for kind in plugins.KINDS for p in plugins.find(kind) if p.name == name]
     if not found:
         known = {p.name for kind in plugins.KINDS for p in plugins.find(kind)}
-        raise plugins.PluginError(f"nothing is called {name}; {did_you_mean(name, known)}")
+        raise plugins.PluginError(f"nothing is called {name}; {did_you_mean(name, known, 'avtbench ls')}")
     for plugin in found:
         title = f"{plugin.kind} {plugin.name}"
         table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
@@ -646,7 +646,7 @@ def fvd(
 def claims(
     ids: Annotated[
         list[str],
-        typer.Argument(help="Claims to judge, by id or the beginning of one; all where none is given.",
+        typer.Argument(help="Claims to judge, by id or by how ids begin; all where none is given.",
                        show_default=False),
     ] = [],  # noqa: B006
     store: Annotated[
@@ -660,7 +660,8 @@ def claims(
     from avtbench.reports import claims as ledger
 
     entries = ledger.load()
-    wanted = {ledger.find(given, entries).id for given in ids}
+    known = [claim.id for claim in entries]
+    wanted = {claim for given in ids for claim in _beginning(given, known)}
     rows, environments = [], {}
     if store is not None or STORE.is_file():  # a store that was named has to be there
         with Store(store or STORE, create=False) as opened:
@@ -672,6 +673,16 @@ def claims(
         print(verdict, end="\n\n")
     counts = Counter(verdict.outcome.value for verdict in verdicts)
     print(f"{len(rows)} stored rows: " + ", ".join(f"{number} {outcome}" for outcome, number in counts.items()))
+
+
+def _beginning(given: str, known: list[str]) -> list[str]:
+    """The id that was given, or all that begin so."""
+    from avtbench.bench.errors import UserError, did_you_mean
+
+    found = [given] if given in known else [one for one in known if one.startswith(given)]
+    if not found:
+        raise UserError(f"there is no claim {given}; {did_you_mean(given, known, 'avtbench claims')}")
+    return found
 
 
 from avtbench.bench.commands.fetch import fetch as _fetch  # noqa: E402

@@ -10,12 +10,19 @@ class UserError(ValueError):
     """Something given was not right; the message says what was found, what was expected and what mends it."""
 
 
-def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """A hint such as ``did you mean lit?``, or the list of what there is."""
+SHOWN = 8
+"""Names in a hint, where a command lists them all."""
+
+
+def did_you_mean(word: str, options: Iterable[str], see: str = "") -> str:
+    """A hint such as ``did you mean lit?``, or the list of what there is. see: the command that lists them all, where
+    they may be many."""
     known = sorted(options)
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"
+    if see and len(known) > SHOWN:
+        return f"there is {', '.join(known[:SHOWN])}, … see {see}"
     return f"there is {', '.join(known)}" if known else "there is none"
 
 

@@ -422,7 +422,8 @@ def get(kind: str, name: str) -> Plugin:
         listed = find(kind)
         plugin = next((p for p in listed if p.name == name), None)  # type: ignore[assignment]
         if plugin is None:
-            raise PluginError(f"no {kind} is called {name}; {did_you_mean(name, {p.name for p in listed})}")
+            hint = did_you_mean(name, {p.name for p in listed}, "avtbench ls")
+            raise PluginError(f"no {kind} is called {name}; {hint}")
     if plugin.state != "ready":
         raise PluginError(f"{kind} {plugin.name} cannot run: {plugin.reason} ({_near(plugin.path)})")
     return plugin

@@ -268,7 +268,8 @@ class Store:
         matching = [r for r in listed if given in ("", r.id, r.name)]
         if not matching:
             known = {r.id for r in listed} | {r.name for r in listed}
-            raise StoreError(f"{self.path} holds no run {given}; {did_you_mean(given, known)}")
+            hint = did_you_mean(given, known, f"avtbench export --runs --store {self.path}")
+            raise StoreError(f"{self.path} holds no run {given}; {hint}")
         return matching[-1]
 
     def rows(self, run: str) -> list[Row]:

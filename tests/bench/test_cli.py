@@ -137,7 +137,9 @@ def test_points_that_fail_end_in_exit_code_1_and_one_line(avtbench, spec):
         (["run", "--set", "seed=2026-13-45"], "--set seed: '2026-13-45' is not a YAML value"),
         (["claims", "--store", "nowhere.sqlite"], "nowhere.sqlite does not exist; expected a store"),
         (["claims", "lit-31x-elastictok-vc"], "there is no claim lit-31x-elastictok-vc; did you mean lit-31x-elast"),
-        (["claims", "lit-"], "2 claims begin with lit-, such as lit-31x-elastictok-cv and lit-2x-infotok; name one"),
+        (["claims", "lit-13x"], ", … see avtbench claims\n"),
+        (["run", "SPEC", "--method", "zzz"], ", … see avtbench ls\n"),
+        (["ls", "zzz"], ", … see avtbench ls\n"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_code_2(avtbench, spec, arguments, said):
@@ -183,6 +185,16 @@ def test_a_claim_is_named_by_how_its_id_begins_and_needs_no_store(avtbench):
     assert (code, err) == (0, "")
     assert out.startswith("lit-31x-elastictok-cv: not testable here.")
     assert out.endswith("0 stored rows: 1 not testable here\n")
+
+
+def test_claims_whose_ids_begin_so_are_all_judged(avtbench):
+    code, out, err = avtbench("claims", "lit-", "lit-31x")
+
+    assert (code, err) == (0, "")
+    assert [line.partition(":")[0] for line in out.splitlines() if line.startswith("lit-")] == [
+        "lit-31x-elastictok-cv", "lit-2x-infotok"
+    ]  # fmt: skip
+    assert out.endswith("0 stored rows: 2 not testable here\n")
 
 
 def test_export_says_where_it_cannot_write(avtbench, spec):

@@ -127,6 +127,14 @@ def test_unknown_runs_get_a_hint(store):
     store.begin("demo-1", "demo", {}, [])
     with pytest.raises(StoreError, match="holds no run dmo; did you mean demo"):
         store.find_run("dmo")
+    for number in range(2, 7):
+        store.begin(f"demo-{number}", "demo", {}, [])
+    with pytest.raises(StoreError, match=r"there is demo, demo-1, demo-2, demo-3, demo-4, demo-5, demo-6$"):
+        store.find_run("zzz")
+    for number in range(7, 30):
+        store.begin(f"demo-{number}", "demo", {}, [])
+    with pytest.raises(StoreError, match=r"there is demo, .*, demo-14, demo-15, … see avtbench export --runs --store "):
+        store.find_run("zzz")
 
 
 def test_many_may_open_a_new_store_at_once(tmp_path):
