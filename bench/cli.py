@@ -425,6 +425,8 @@ def export(
     from avtbench.bench.commands.speed_report import matched
     from avtbench.bench.store import Store
 
+    for path in to:
+        exchange.require_suffix(path)
     with Store(store, create=False) as opened:
         if runs:
             for entry in opened.runs():

@@ -67,8 +67,7 @@ def write(
 
     Raises :class:`UserError` for any other suffix, and where nothing can be written.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"--to {path}: found {path.suffix or 'no suffix'}, expected .csv or .parquet")
+    require_suffix(path)
     table = frame(rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +80,12 @@ def write(
     except OSError as error:
         raise UserError(f"--to {path}: cannot be written ({error.strerror}); give a writable path") from None
     return len(table)
+
+
+def require_suffix(path: Path) -> None:
+    """Raise :class:`UserError` for a file that rows cannot be written as."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--to {path}: found {path.suffix or 'no suffix'}, expected .csv or .parquet")
 
 
 def machines_of(path: Path) -> Path:

@@ -197,11 +197,13 @@ def test_claims_whose_ids_begin_so_are_all_judged(avtbench):
     assert out.endswith("0 stored rows: 2 not testable here\n")
 
 
-def test_export_says_where_it_cannot_write(avtbench, spec):
+def test_export_says_where_it_cannot_write(avtbench, spec, tmp_path):
     avtbench("run", spec, "--no-report")
 
     assert "found .txt, expected .csv or .parquet" in avtbench("export", "--to", "rows.txt")[2]
     assert "cannot be written" in avtbench("export", "--to", "/proc/none/rows.csv")[2]
+    assert "--to b.json: found .json, expected" in avtbench("export", "--to", "a.csv", "--to", "b.json")[2]
+    assert not (tmp_path / "a.csv").exists()
     assert "holds no run bmall; did you mean small" in avtbench("export", "bmall")[2]
 
 
