@@ -600,10 +600,18 @@ def calibrate(
     """Find the setting at which a method meets a rate or a quality, from stored rows."""
     from avtbench.bench.store import Store
     from avtbench.reports.compare import calibrate as calibrated
+    from avtbench.reports.errors import Refused
 
     with Store(store, create=False) as opened:
         rows = opened.rows(opened.find_run(run).id)
-    print(f"{calibrated(rows, method, target):.6g}")
+    try:
+        print(f"{calibrated(rows, method, target):.6g}")
+    except Refused:
+        if len({row.setting for row in rows if row.quality and row.method == method}) != 1:
+            raise
+        raise Refused(
+            f"{method} has one setting in this run, which does not meet {target}; sweep several, where it has more"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------- parts that live elsewhere

@@ -207,6 +207,16 @@ def test_export_says_where_it_cannot_write(avtbench, spec, tmp_path):
     assert "holds no run bmall; did you mean small" in avtbench("export", "bmall")[2]
 
 
+def test_calibration_says_where_a_method_has_one_setting(avtbench, spec):
+    avtbench("run", spec, "--no-report", "--set", "method.toy.settings=0")
+    code, _, err = avtbench("calibrate", "toy", "--target", "kept=0.01")
+
+    assert (code, err.count("\n")) == (2, 1)
+    assert "toy has one setting in this run, which does not meet kept=0.01; sweep several, where it has" in err
+    avtbench("run", spec, "--no-report")
+    assert "toy: swept settings reach kept tokens" in avtbench("calibrate", "toy", "--target", "kept=0.01")[2]
+
+
 def test_check_proves_a_file(avtbench, write, toy):
     code, out, err = avtbench("check", write("bad.py", toy, "(0.0, 20.0)", "(20.0, 0.0)"), "--set", "gain=0.5")
 
