@@ -315,12 +315,14 @@ def _print_plan(todo: Plan, estimate: Estimate, path: Path) -> None:
     for column in ("method", "tier", "tokeniser", "setting", "values", "points"):
         table.add_column(column, justify="right" if column == "points" else "left")
     points: dict[int, int] = {}
+    settings: dict[int, set[float]] = {}
     for job in todo.jobs:
         points[job.entry] = points.get(job.entry, 0) + len(job.slots)
+        settings.setdefault(job.entry, set()).update(job.settings)
     for place, entry in enumerate(todo.entries):
         literals = entry.plugin.literals
         tokenizer = (entry.spec.tokenizer or todo.spec.tokenizer).name if "tokenizer" in entry.plugin.knobs else ""
-        values = " ".join(f"{s:g}" for s in entry.settings)
+        values = " ".join(f"{s:g}" for s in entry.settings if s in settings[place])
         told = [str(literals.get("tier", "shared")), tokenizer, str(literals.get("setting_name", "threshold")), values]
         table.add_row(entry.label, *told, str(points[place]))
     passes = " and ".join(sorted(set(todo.spec.passes)))

@@ -84,6 +84,16 @@ def test_a_run_in_groups_says_so_and_how_to_mend_it(capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("passes", "values"),
+    [("speed", ["0.2", "0.2"]), ("quality,speed", ["0.05 0.1 0.2 0.4 0.8", "0.2"])],
+)
+def test_a_plan_shows_the_settings_that_run(avtbench, passes, values):
+    out = avtbench("run", "speed", "-m", "lit", "--set", f"passes={passes}", "--dry-run")[1]
+    lines = [line for line in out.splitlines() if line.startswith("lit")]
+    assert [line.split("threshold")[1].rsplit(maxsplit=1)[0].strip() for line in lines] == values
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_what_is_stored_is_timed_again_only_when_asked(avtbench, monkeypatch, fresh):
     given = {}
