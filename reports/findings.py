@@ -141,8 +141,9 @@ def comparison_table(found: Sequence[Pair], tier: str) -> Table:
     caption = (
         "Paired comparisons: difference (method minus the other) with its 95 % interval, bootstrap over clips, "
         "clips of one source resampled together. PSNR: each at the setting where its mean over the clips keeps that "
-        "share of the tokens. BD-rate and BD-PSNR: on the upper hull of the mean curves, over bits with mask; the "
-        "overlap is that of the PSNR ranges / rate ranges, refused where it is below half (in brackets)."
+        "share of the tokens. BD-rate and BD-PSNR: on the upper hull of the mean curves, straight between its corners, "
+        "over bits with mask; the overlap is that of the PSNR ranges / rate ranges, refused where it is below half (in "
+        "brackets)."
     )
     return Table(
         f"comparisons-{tier}",

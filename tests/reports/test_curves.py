@@ -111,6 +111,20 @@ def test_bd_rate_of_a_curve_at_four_fifths_of_the_bits_is_minus_twenty_percent(m
     assert str(found).startswith("-20.0 % [")
 
 
+def test_a_corner_that_leaves_the_hull_in_a_resample_does_not_move_the_delta(make):
+    rows = []
+    for setting, share in enumerate((0.1, 0.35, 0.6, 0.9)):
+        for clip in range(8):
+            psnr, inner = 20 + 10 * share, 0 < setting < 3
+            bent = psnr + 0.3 * (-1) ** clip * inner  # upward in the mean of some resamples, downward in others
+            rows.append(make.quality_row("hold", share, clip, psnr=bent, setting=setting))
+            rows.append(make.quality_row("lit", share, clip, psnr=psnr + 0.3 + 0.1 * inner, setting=setting))
+    table = frame(rows)
+    for of, low, high in (("quality", 0.2, 0.5), ("rate", -12, -4)):
+        found = bjontegaard_delta(table, "lit", "hold", of=of, dataset="davis", resamples=100)
+        assert low < found.low <= found.value <= found.high < high
+
+
 def test_two_copies_of_one_method_differ_by_zero(make):
     rows = shifted(make, 1.0, "lit") + shifted(make, 1.0, "copy")
     found = bjontegaard_delta(frame(rows), "copy", "lit", dataset="davis", resamples=50)
