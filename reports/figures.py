@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
@@ -339,35 +340,46 @@ STAGE_COLOURS = (
 )
 
 
+SECONDS_FROM = 10
+"""Seconds above which times are not written in milliseconds."""
+
+
+def stage_colour(place: int) -> tuple[float, float, float]:
+    """RGB of the n-th name: twelve colours, then the same lighter, then darker. Hatched is only what is no stage."""
+    lap, at = divmod(place, len(STAGE_COLOURS))
+    towards, share = ((1.0, 0.0), (1.0, 0.5), (0.0, 0.45))[lap % 3]
+    red, green, blue = (share * towards + (1 - share) * part for part in to_rgb(STAGE_COLOURS[at]))
+    return red, green, blue
+
+
 def stage_breakdown(found: Sequence[StageMeans]) -> Figure:
-    """Left: mean milliseconds of top-level stages. Right: shares of the total, nested stages below their parents."""
+    """Left: mean time of top-level stages. Right: shares of the total, nested stages below their parents."""
     sides = ("encode", "select", "decode")
     paths = sorted({path for s in found for path in s.stages}, key=lambda path: (path.count("/"), path))
     names = list(dict.fromkeys([*sides, *(path.rpartition("/")[2] for path in paths)]))
     names.sort(key=lambda name: name == UNATTRIBUTED)  # last, so that it takes no colour from the others
     depth = 1 + max((path.count("/") for path in paths), default=0)
-    colour = {name: STAGE_COLOURS[i % len(STAGE_COLOURS)] for i, name in enumerate(names)}
-    hatch = {name: ("", "///", "...", "xxx")[i // len(STAGE_COLOURS) % 4] for i, name in enumerate(names)}
+    colour = {name: stage_colour(i) for i, name in enumerate(names)}
+    unit, scale = ("s", 1.0) if max(s.total for s in found) > SECONDS_FROM else ("ms", 1e3)
     with styled():
         figure = Figure(figsize=(7.2, 0.9 + (0.22 + 0.1 * depth) * len(found)))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.7))
         for i, method in enumerate(found):
-            _stage_bars(left, right, i, 0.8 / max(depth, 2), method, colour, hatch)
+            _stage_bars(left, right, i, 0.8 / max(depth, 2), method, colour, scale)
         for axes in (left, right):
             axes.grid(axis="y", visible=False)
             axes.set_ylim(len(found) - 0.5, -0.5)
-        left.set_yticks(
-            range(len(found)), [f"{s.label}\nkept {s.kept:.2f}" if not math.isnan(s.kept) else s.label for s in found]
-        )
+        named = [s.label.replace(" (", "\n(") + ("" if math.isnan(s.kept) else f"\nkept {s.kept:.2f}") for s in found]
+        left.set_yticks(range(len(found)), named)
         for axes in (left, right):
             axes.tick_params(axis="y", length=0)
-        left.set_xlabel("mean end-to-end time (ms per clip)")
+        left.set_xlabel(f"mean end-to-end time ({unit} per clip)")
         left.margins(x=0.2)
         left.set_xlim(left=0)
         right.set_xlim(0, 100)
         right.set_xlabel("share of end-to-end time (%)")
         shown = [n for n in names if n != UNATTRIBUTED]
-        handles = [Patch(facecolor=colour[n], hatch=hatch[n], edgecolor="white", label=n) for n in shown]
+        handles = [Patch(facecolor=colour[n], edgecolor="white", label=n) for n in shown]
         handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label=UNATTRIBUTED))
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(8, len(handles)), handlelength=1.2, columnspacing=1.2
@@ -375,7 +387,7 @@ def stage_breakdown(found: Sequence[StageMeans]) -> Figure:
     return figure
 
 
-def milliseconds(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three digits, never an exponent: ``1.27``, ``43.8``, ``1270``."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -386,9 +398,10 @@ def _stage_bars(
     at: int,
     height: float,
     method: StageMeans,
-    colour: Mapping[str, str],
-    hatch: Mapping[str, str],
+    colour: Mapping[str, tuple[float, float, float]],
+    scale: float,
 ) -> None:
+    """One method at line ``at``; ``scale`` turns seconds into the unit of the left axis."""
     top = at - height * (1 + max((path.count("/") for path in method.stages), default=0)) / 2
     starts: dict[str, float] = {}
     free: dict[str, float] = {}
@@ -401,24 +414,23 @@ def _stage_bars(
         loose = name == UNATTRIBUTED
         if loose and share < 0.5:
             continue
-        bar = {"color": colour[name], "hatch": hatch[name], "edgecolor": "white", "linewidth": 0.6, "align": "edge"}
+        bar = {"color": colour[name], "edgecolor": "white", "linewidth": 0.6, "align": "edge"}
         if loose:
             bar |= {"color": "white", "edgecolor": GREY, "hatch": "////"}
         right.barh(top + level * height, share, height, left=100 * start / method.total, **bar)  # type: ignore[arg-type]
         if level == 0:
-            left.barh(at - 0.25, 1e3 * seconds, 0.5, left=1e3 * start, **bar)  # type: ignore[arg-type]
+            left.barh(at - 0.25, scale * seconds, 0.5, left=scale * start, **bar)  # type: ignore[arg-type]
         if share > 4 and not loose:
             right.text(
                 100 * start / method.total + share / 2,
                 top + (level + 0.5) * height,
                 f"{share:.0f}",
-                color="white",
+                color="white" if np.mean(colour[name]) < 0.6 else "black",
                 fontsize=6.5,
                 ha="center",
                 va="center",
-                bbox={"facecolor": colour[name], "edgecolor": "none", "pad": 0.6},
             )
-    left.text(1e3 * method.total, at, f" {milliseconds(1e3 * method.total)}", va="center", fontsize=7)
+    left.text(scale * method.total, at, f" {three_digits(scale * method.total)}", va="center", fontsize=7)
 
 
 def motion_scatter(table: pd.DataFrame) -> tuple[Figure, dict[str, tuple[float, int]]] | None:

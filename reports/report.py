@@ -90,13 +90,9 @@ def _figures(
     made["time"] += _rate_time(summary, folder)
     stages = times.stage_means(table)
     if any(s.stages for s in stages):
-        caption = (
-            f"Mean time of each stage ({stages[0].at}), each method at its setting nearest to half "
-            "of the tokens. Nested stages stand below their parents; hatched: not attributed to any stage ("
-            + ", ".join(f"{s.label} {s.unattributed:.1%}" for s in stages)
-            + ")."
+        made["stages"].append(
+            save(figures.stage_breakdown(stages), folder, "stages", _stages_caption(stages), "stages")
         )
-        made["stages"].append(save(figures.stage_breakdown(stages), folder, "stages", caption, "stages"))
     scatter = figures.motion_scatter(table)
     if scatter:
         figure, ranks = scatter
@@ -111,6 +107,19 @@ def _figures(
         made["motion"].append(save(figure, folder, "motion", caption, "motion"))
     made["tokens"] += _token_maps(table, previews, folder)
     return made, panels
+
+
+def _stages_caption(stages: Sequence[times.StageMeans]) -> str:
+    loose = ", ".join(f"{s.label} {s.unattributed:.1%}" for s in stages)
+    random = [s.label for s in stages if s.random]
+    return " ".join(
+        [
+            f"Mean time of each stage ({stages[0].at}), each method at its setting nearest to half of the tokens. "
+            f"Nested stages stand below their parents; hatched: not attributed to any stage ({loose}).",
+            *([f"Random weights: {', '.join(random) if len(random) < len(stages) else 'all'}."] if random else []),
+            *(f"Not measured in full: {s.label}, {s.extrapolated}." for s in stages if s.extrapolated),
+        ]
+    )
 
 
 def _rate_distortion(found: Sequence[Curve], folder: Path, suffix: str) -> list[Picture]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from avtbench.bench.metrics.measures import end_to_end
 from avtbench.bench.rows import Row
-from avtbench.bench.timing.statistics import Alike, alike
+from avtbench.bench.timing.statistics import Alike, alike, extrapolated
 from avtbench.reports.frame import quality_points, speed_points
 from avtbench.reports.palette import order
 
@@ -78,6 +78,10 @@ class StageMeans:
     total: float
     stages: Mapping[str, float]
     """By path; leaves called ``unattributed`` hold what their siblings do not explain."""
+    random: bool = False
+    """True where weights are random."""
+    extrapolated: str = ""
+    """From what the time was extrapolated; empty where every evaluation was run."""
 
     @property
     def unattributed(self) -> float:
@@ -112,5 +116,7 @@ def stage_means(table: pd.DataFrame, scenario: str = "latency") -> list[StageMea
             for stage in row.timing.stages if row.timing else ():
                 stages[stage.path] = stages.get(stage.path, 0.0) + sum(stage.seconds) / count
         total = sum(sum(end_to_end(row)) for row in rows) / count
-        found.append(StageMeans(str(label), shown.at, float(chosen["kept_fraction"].mean()), total, stages))
+        kept, random = float(chosen["kept_fraction"].mean()), any(row.weights == "random" for row in rows)
+        partly = extrapolated(row.timing for row in rows if row.timing)
+        found.append(StageMeans(str(label), shown.at, kept, total, stages, random, partly))
     return sorted(found, key=lambda s: order(s.label))

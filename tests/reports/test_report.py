@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from avtbench.bench.rows import Extrapolation
 from avtbench.reports import findings
 from avtbench.reports.errors import ReportError
 from avtbench.reports.frame import frame
@@ -130,6 +131,15 @@ def test_a_speed_run_with_random_weights_has_times_but_no_quality(make, tmp_path
     assert "Where the time goes" in text
     assert (tmp_path / "figures" / "stages.pdf").exists()
     assert "random" in (tmp_path / "tables" / "time.csv").read_text()
+
+
+def test_the_caption_of_the_stages_says_what_is_random_and_what_was_extrapolated(make, tmp_path):
+    part = Extrapolation(stages={"select/search": 11}, evaluations=18, of=98, measured=[0.1] * 8)
+    long = make.speed_row("elastictok-cv", 0.5, 0, weights="random", tier="faithful")
+    long = long.model_copy(update={"timing": long.timing.model_copy(update={"extrapolated": part})})
+    text = own(write([long, make.speed_row("lit", 0.5, 0)], [], {}, tmp_path, "speed"))
+    caption = next(c for c in re.findall("<figcaption>(.+?)</figcaption>", text, re.DOTALL) if "Nested" in c)
+    assert "Random weights: elastictok-cv. Not measured in full: elastictok-cv, extrapolated from 18 of 98" in caption
 
 
 def test_many_points_with_one_reason_stand_on_one_line(make):

@@ -7,7 +7,7 @@ from avtbench.reports import figures
 from avtbench.reports.curves import curves
 from avtbench.reports.findings import speed_findings, speed_warnings
 from avtbench.reports.frame import frame
-from avtbench.reports.times import nearest_setting, speed_summary, stage_means
+from avtbench.reports.times import StageMeans, nearest_setting, speed_summary, stage_means
 
 
 def timed(make, method, cost, **changes):
@@ -44,6 +44,16 @@ def test_stages_add_up_and_the_rest_is_unattributed(make):
     assert sum(s for path, s in found.stages.items() if "/" not in path) == pytest.approx(found.total)
     assert found.unattributed == pytest.approx(0.03, abs=1e-6)
     assert figures.stage_breakdown([found]).axes[1].get_xlabel() == "share of end-to-end time (%)"
+
+
+def test_only_what_belongs_to_no_stage_is_hatched_and_long_times_are_in_seconds():
+    stages = {f"stage {place:02d}": 1.0 for place in range(20)} | {"unattributed": 5.0}
+    left, right = figures.stage_breakdown([StageMeans("lit (size=6x384)", "", 0.5, 25.0, stages)]).axes
+    assert [bar.get_hatch() for bar in right.patches if bar.get_hatch()] == ["////"]
+    assert len({bar.get_facecolor() for bar in right.patches}) == 21
+    assert left.get_xlabel() == "mean end-to-end time (s per clip)"
+    assert left.texts[0].get_text() == " 25"
+    assert left.get_yticklabels()[0].get_text() == "lit\n(size=6x384)\nkept 0.50"
 
 
 def test_stages_of_several_sizes_are_not_averaged(make):
