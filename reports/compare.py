@@ -79,19 +79,29 @@ class Comparison:
     left_out: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        """Where the clips are compared: at the level, or at what the settings that were found elsewhere reach here."""
+        if not self.settings:
+            return str(self.at)
+        m, reached = MEASURES[self.at.measure], self.means.get(self.at.measure)
+        if reached is None:
+            return "these settings"
+        return f"{m.label} {reached[0]:.{m.digits}f} and {reached[1]:.{m.digits}f}"
+
     def sentences(self) -> list[str]:
         """The settings where they were found, a sentence per measure, and the clips that could not be compared."""
         lines = []
         if self.settings:
             found_at = ", ".join(f"{name} {setting:.4g}" for name, setting in self.settings.items())
-            lines.append(f"settings found on the calibration clips: {found_at}")
+            lines.append(f"settings found on the calibration clips at {self.at}: {found_at}")
         for name, found in self.estimates.items():
             m = MEASURES[name]
             verb = (
                 f"is {found.span} that of {self.b}" if found.unit == "x" else f"differs by {found.span} from {self.b}"
             )
             lines.append(
-                f"at {self.at}, {m.label} of {self.a} {verb}, {found.clips}"
+                f"at {self.place}, {m.label} of {self.a} {verb}, {found.clips}"
                 + (f" ({found.note})" if found.note else "")
             )
         if self.left_out:

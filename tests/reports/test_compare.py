@@ -123,6 +123,9 @@ def test_calibration_finds_a_setting_on_other_clips_and_applies_it(make):
     )
     assert found.settings["lit"] == pytest.approx(0.4)
     assert found.means["kept_fraction"][0] == pytest.approx(0.53, abs=0.002)  # what is reached, not what was asked for
+    first, *others = found.sentences()
+    assert first == "settings found on the calibration clips at kept tokens = 0.5: lit 0.4, hold 0.4"
+    assert all(line.startswith("at kept tokens 0.530 and 0.530, ") for line in others)
 
 
 def test_calibration_never_extrapolates(make):

@@ -49,7 +49,7 @@ def test_two_copies_of_one_method_differ_by_nothing(avtbench):
 def test_settings_found_on_one_half_are_applied_to_the_other(avtbench, make):
     code, said = avtbench("compare", "lit", "hold", "--at", "kept=0.5", "--calibration", "half")
     assert code == 0
-    assert "settings found on the calibration clips: lit 0." in said
+    assert "settings found on the calibration clips at kept tokens = 0.5: lit 0." in said
     assert "4 of 4 clips" in said
     assert "kept tokens of lit is" in said  # what the setting reaches on the other half is a result itself
 
