@@ -14,7 +14,17 @@ from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.metrics.profiles import ProfileError, require_one
 from avtbench.bench.rows import Row
 from avtbench.reports.errors import Refused, ReportError
-from avtbench.reports.frame import POOLED, QUALITIES, TIMES, clips_of, frame, of_dataset, quality_points, speed_points
+from avtbench.reports.frame import (
+    POOLED,
+    QUALITIES,
+    TIMES,
+    clips_of,
+    frame,
+    of_dataset,
+    quality_points,
+    speed_points,
+    views_of_one,
+)
 from avtbench.reports.intervals import RESAMPLES, Estimate, mean_estimate
 
 ANCHORS = {"kept": "kept_fraction", "kept_fraction": "kept_fraction", "bpp": "bpp"} | {q: q for q in QUALITIES}
@@ -131,10 +141,10 @@ def compare(
     * ``calibration`` (rows of other clips): the setting is found on their mean and applied to every clip of ``rows``;
       what is reached there is itself a result.
 
-    Missing times leave the time measures out.
+    Missing times leave the time measures out. Without ``dataset`` all clips count, of every data set.
 
     Raises :class:`ReportError` for an unknown name or level and :class:`Refused` where fewer than half of the clips
-    can be compared.
+    can be compared, or where all clips would be those of one data set in several views.
     """
     table = rows if isinstance(rows, pd.DataFrame) else frame(rows)
     where = At.parse(at) if isinstance(at, str) else at
@@ -146,6 +156,7 @@ def compare(
             raise ReportError(
                 f"no finished quality rows of {name!r} on {dataset}; there are {', '.join(known) or 'none'}"
             )
+    _one_view(points)
     points = with_times(points[points["label"].isin((a, b))], of_dataset(speed_points(table), dataset))
     settings: dict[str, float] = {}
     readers: dict[str, Reader] = {}
@@ -297,6 +308,7 @@ def _calibrated(held: pd.DataFrame, method: str, where: At) -> float:
             f"no finished quality rows of {method!r} to calibrate on; "
             f"there are {', '.join(dict.fromkeys(held['label'])) or 'none'}"
         )
+    _one_view(points)
     curve = points.groupby("setting", as_index=False)[["kept_fraction", "bpp", *QUALITIES]].mean()
     curve = curve.sort_values(["kept_fraction", "bpp"]).reset_index(drop=True)
     position = _crossing(curve[where.measure].to_numpy(), where.level)
@@ -312,6 +324,13 @@ def _calibrated(held: pd.DataFrame, method: str, where: At) -> float:
             f"{method}: {where} lies between an infinite setting and its neighbour; sweep settings closer to it"
         )
     return setting
+
+
+def _one_view(points: pd.DataFrame) -> None:
+    if views := views_of_one(points):
+        raise Refused(
+            f"the rows hold {' and '.join(views)}, views of one data set, which are never pooled; give those of one"
+        )
 
 
 def _same_profile(points: pd.DataFrame, held: pd.DataFrame) -> None:

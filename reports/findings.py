@@ -17,7 +17,7 @@ from avtbench.bench.timing import statistics
 from avtbench.reports.compare import At, Comparison, common_levels, compare
 from avtbench.reports.curves import bjontegaard_delta
 from avtbench.reports.errors import Refused, TooLittleOverlap
-from avtbench.reports.frame import datasets_in, of_dataset, quality_points, speed_points
+from avtbench.reports.frame import POOLED, datasets_in, of_dataset, quality_points, speed_points
 from avtbench.reports.intervals import Estimate
 from avtbench.reports.palette import base_name, order
 from avtbench.reports.ratios import LEAST_RATES_APART
@@ -56,18 +56,20 @@ class Pair:
 
 
 def pairs(table: pd.DataFrame, tier: str) -> list[Pair]:
-    """Compare every adaptive method with hold, the oracle and each other, on all data sets together."""
+    """Compare every adaptive method with hold, the oracle and each other, on all data sets together where they are no
+    views of one, else on each."""
     points = quality_points(table)
     points = points[points["tier"] == tier]
     if points.empty:
         return []
-    dataset = datasets_in(points)[-1]
+    places = datasets_in(points)
     family = points.drop_duplicates("label").set_index("label")["family"]
     labels = sorted(family.index, key=order)
     able = [label for label in labels if family[label] != "bound"]
     bounds = [label for label in labels if family[label] == "bound" and base_name(label) in (HOLD, "oracle")]
     wanted = [*itertools.product(able, bounds), *itertools.combinations(able, 2)]
-    return [paired(table, method, against, dataset) for method, against in wanted]
+    together = places[-1:] if places[-1] == POOLED else places
+    return [paired(table, method, against, dataset) for dataset in together for method, against in wanted]
 
 
 def paired(table: pd.DataFrame, method: str, against: str, dataset: str) -> Pair:

@@ -19,7 +19,7 @@ from avtbench.reports.answers import Answer
 from avtbench.reports.curves import Curve, curves
 from avtbench.reports.errors import ReportError
 from avtbench.reports.findings import comparison_table, paired
-from avtbench.reports.frame import POOLED, clips_of, datasets_in, frame, quality_points
+from avtbench.reports.frame import POOLED, clips_of, datasets_in, frame, quality_points, views_of_one
 from avtbench.reports.gains import LEVELS, Gain, clip_gains, gains, measured, per_clip
 from avtbench.reports.palette import base_name, order
 from avtbench.reports.tables import Table, matched, to_markdown
@@ -169,7 +169,9 @@ class _Chapter:
         alone = ""
         if self.several:
             swept = datasets_in(quality_points(self.recorded))[-1]
-            alone = f' "Content and rate" and "Bounds" speak of {swept} alone: not all were run at the same settings.'
+            views = views_of_one(quality_points(self.whole))
+            why = f"{' and '.join(views)} hold the same clips" if views else "not all were run at the same settings"
+            alone = f' "Content and rate" and "Bounds" speak of {swept} alone: {why}.'
         return f"Clips: {', '.join(counts)}{told}.{alone}{made}{left}"
 
     def _places(self) -> Iterable[tuple[pd.DataFrame, str]]:
@@ -305,11 +307,12 @@ def _point(row: Row) -> tuple[Any, ...]:
 
 
 def _parts(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """All clips as one part where a method ran at two settings or more in every data set, else a part for each."""
+    """All clips as one part where a method ran at two settings or more in every data set and none is a view of another,
+    else a part for each."""
     points = quality_points(table)
     reach = points.groupby(["label", "setting"])["dataset"].nunique()
     everywhere = reach[reach == points["dataset"].nunique()].groupby("label").size()
-    if points["dataset"].nunique() < 2 or everywhere.max() > 1:
+    if points["dataset"].nunique() < 2 or (everywhere.max() > 1 and not views_of_one(points)):
         return [_complete(table)]
     return [_complete(rows) for _, rows in table.groupby("dataset", sort=False)]
 

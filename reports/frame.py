@@ -29,8 +29,8 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
     Columns: the fields of the row that identify the point, ``label`` (method name, with what differs where a method
     was run in several variants), ``dataset`` (with the view where a data set was cut in several ways), ``cluster``
-    (clips cut from one source share it), ``profile``, ``status``, ``done``, and one float column per measure (NaN
-    where the row does not hold it, ``inf`` for the PSNR of a lossless clip).
+    (clips cut from one source share it, in whatever view), ``profile``, ``status``, ``done``, and one float column per
+    measure (NaN where the row does not hold it, ``inf`` for the PSNR of a lossless clip).
     """
     variant, view = _variants(rows), _views(rows)
     lines = []
@@ -43,7 +43,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
             | {
                 "label": variant(row),
                 "dataset": dataset,
-                "cluster": f"{dataset}/{row.source or row.clip}",
+                "cluster": f"{row.dataset}/{row.source or row.clip}",
                 "pass": row.pass_,
                 "status": row.status.value,
                 "reason": row.reason,
@@ -110,10 +110,17 @@ def of_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     return table if dataset == POOLED else table[table["dataset"] == dataset]
 
 
+def views_of_one(points: pd.DataFrame) -> list[str]:
+    """Return the names of data sets that are views of one: they hold the same clips, which no mean may count twice."""
+    names = points["dataset"].groupby(points["row"].map(lambda row: row.dataset), sort=False).unique()
+    return [str(name) for views in names if len(views) > 1 for name in views]
+
+
 def datasets_in(points: pd.DataFrame) -> list[str]:
-    """Return the data sets in order of appearance, with ``POOLED`` at the end where there is more than one."""
+    """Return the data sets in order of appearance, with ``POOLED`` at the end where there are several, none of them a
+    view of another."""
     names = list(dict.fromkeys(points["dataset"]))
-    return [*names, POOLED] if len(names) > 1 else names
+    return [*names, POOLED] if len(names) > 1 and not views_of_one(points) else names
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

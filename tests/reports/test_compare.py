@@ -7,6 +7,8 @@ import pytest
 
 from avtbench.reports.compare import At, calibrate, compare
 from avtbench.reports.errors import Refused, ReportError
+from avtbench.reports.findings import pairs
+from avtbench.reports.frame import frame
 from avtbench.reports.intervals import estimate
 
 
@@ -89,6 +91,33 @@ def test_clips_that_cannot_be_read_at_the_level_are_named(make):
     assert (found.n, found.of) == (3, 4)
     assert found.left_out == {"davis/clip-03": "hold: kept tokens spans 0.6 to 0.9"}
     assert found.estimates["psnr"].partial
+
+
+def two_views(make):
+    """Two methods on six clips, at 128 pixels and, with twice the gain, at 256."""
+    return [
+        make.quality_row(
+            m, s, c, psnr=20 + 10 * s + size / 128 * (m == "lit"), view={"size": size}, key=f"{m}{s}{c}{size}"
+        )
+        for size in (128, 256)
+        for m in ("lit", "hold")
+        for s in (0.4, 0.6)
+        for c in range(6)
+    ]
+
+
+def test_two_views_of_one_data_set_are_compared_apart(make):
+    table = frame(two_views(make))
+    with pytest.raises(
+        Refused, match=r"the rows hold davis \(size=128\) and davis \(size=256\), views of one data set"
+    ):
+        compare(table, "lit", "hold")
+    with pytest.raises(Refused, match="views of one data set, which are never pooled"):
+        calibrate(two_views(make), "lit", "kept=0.5")
+    assert compare(table, "lit", "hold", dataset="davis (size=256)").estimates["psnr"].value == pytest.approx(
+        2, abs=0.01
+    )
+    assert [pair.dataset for pair in pairs(table, "shared")] == ["davis (size=128)", "davis (size=256)"]
 
 
 def test_an_unknown_method_is_answered_with_the_known_ones(make):

@@ -72,9 +72,11 @@ def test_variants_of_one_method_are_told_apart_by_what_differs(make):
     assert sorted(frame(rows)["label"]) == ["lit (reference=last_kept)", "lit (reference=previous)"]
 
 
-def test_one_data_set_in_two_views_is_two_data_sets(make):
+def test_two_views_of_one_data_set_stand_apart_and_are_never_pooled(make):
     rows = [make.quality_row(view={"size": s, "frames": 17}) for s in (128, 256)]
-    assert datasets_in(quality_points(frame(rows))) == ["davis (size=128)", "davis (size=256)", POOLED]
+    found = quality_points(frame(rows))
+    assert datasets_in(found) == ["davis (size=128)", "davis (size=256)"]
+    assert set(found["cluster"]) == {"davis/clip-00"}, "a clip is one source, however it is cut"
 
 
 def test_the_hull_leaves_out_what_time_sharing_beats():

@@ -87,6 +87,22 @@ def test_data_sets_swept_at_other_settings_are_told_apart_and_never_pooled(make,
     assert (tmp_path / "measured/findings/embedded-results-tokenbench.csv").is_file()
 
 
+def test_two_views_of_one_data_set_are_told_apart_and_never_pooled(make, tmp_path):
+    rows = [
+        row.model_copy(update={"view": {"size": size}, "width": size, "key": f"{size}{row.key}"})
+        for size in (128, 256)
+        for row in make.sweep(METHODS, clips=6, dataset="davis", speed=False)
+    ]
+    found = write([Source("a", {}, rows)], tmp_path / "findings.md", "c")
+    assert "davis (size=256): at equal masks lit beats hold in PSNR at 25, 50 and 75 % kept." in [
+        a.claim for a in found
+    ]
+    page = (tmp_path / "findings.md").read_text()
+    assert "all data sets" not in page
+    assert "speak of davis (size=128) alone: davis (size=128) and davis (size=256) hold the same clips." in page
+    assert "6 of 6 clips" in next(a for a in found if a.claim.startswith("Content drives")).text
+
+
 def test_what_cannot_make_a_page_is_one_line(make, rows, tmp_path):
     with pytest.raises(ReportError, match="hold no rows of lit"):
         write([Source("a", {}, [row for row in rows if row.method != "lit"])], tmp_path / "f.md", "c")
