@@ -15,7 +15,7 @@ from avtbench.bench.metrics.measures import MEASURES
 from avtbench.reports.compare import At, common_levels, on_mean_curve, with_times
 from avtbench.reports.curves import Mean, curves, mean_over_clips
 from avtbench.reports.errors import Refused
-from avtbench.reports.frame import QUALITIES, clips_of, datasets_in, of_dataset, quality_points, speed_points
+from avtbench.reports.frame import QUALITIES, TIMES, clips_of, datasets_in, of_dataset, quality_points, speed_points
 from avtbench.reports.palette import UPPER, base_name, order
 
 LEVELS = (0.75, 0.5, 0.25)
@@ -112,8 +112,8 @@ def matched(table: pd.DataFrame, tier: str, levels: Sequence[float] | None = Non
             lines += mark_best(block)
     caption = (
         "Matched rate: every method at the setting, between two measured ones, at which its mean over the clips keeps "
-        "the same fraction of the tokens. Mean over clips. Bold: best of its level, upper bounds aside. *: not every "
-        "clip is in the mean, never best."
+        "the same fraction of the tokens. Mean over clips. Bold: best of its level, upper bounds and times aside. *: "
+        "not every clip is in the mean, never best."
     )
     return _table(
         f"results-{tier}",
@@ -214,10 +214,11 @@ def _at(mine: pd.DataFrame, label: str, dataset: str, level: float, of: int) -> 
 
 
 def mark_best(block: Sequence[Line]) -> list[Line]:
-    """Mark the best value per measure. Ties in print share the mark; where all tie, there is none."""
+    """Mark the best quality and the fewest evaluations. Ties in print share the mark; where all tie, there is none."""
     best: list[set[str]] = [set() for _ in block]
     able = [i for i, line in enumerate(block) if base_name(line.label) not in UPPER and line.done == line.of]
-    for m in (name for name in MATCHED if name != "bpp"):  # the rate is what was matched
+    # the rate is what was matched, and which of two times is shorter only the noise floor can tell
+    for m in (name for name in MATCHED if name not in ("bpp", *TIMES)):
         measure = MEASURES[m]
         values = {i: round(block[i].means[m].value, measure.digits) for i in able if not block[i].means[m].partial}
         if len(set(values.values())) < 2:

@@ -10,6 +10,7 @@ import pytest
 from avtbench.reports import findings, tables
 from avtbench.reports.errors import ReportError
 from avtbench.reports.frame import frame
+from avtbench.reports.tables import heading
 from avtbench.reports.times import speed_summary
 
 
@@ -51,6 +52,13 @@ def test_equal_in_print_shares_the_mark_and_all_equal_has_none(make):
     shared = tables.matched(frame(level(make, lit=27, infotok_style=27, hold=25)), "shared", levels=(0.5,))
     assert {m for m, _ in bold(shared)} == {"lit", "infotok-style"}
     assert not tables.matched(frame(level(make, lit=27, hold=27)), "shared", levels=(0.5,)).bold
+
+
+def test_no_time_is_bold(make):
+    table = tables.matched(frame(make.sweep(["lit", "elastictok-style"], clips=4)), "shared", levels=(0.5,))
+    line = table.texts.set_index("method")["total (ms) ↓"]
+    assert float(line["lit"]) < float(line["elastictok-style"])
+    assert {column for _, column in bold(table)} == {heading(m) for m in ("psnr", "ssim", "lpips_squeeze")}
 
 
 def test_tiers_never_share_a_table(make):
