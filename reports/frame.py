@@ -97,12 +97,11 @@ def speed_points(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def clips_of(table: pd.DataFrame, dataset: str) -> int:
-    """Count the clips that the quality pass was asked for, finished or not; ``POOLED`` adds all data sets up."""
-    asked = table[table["pass"] == "quality"]
-    if asked.empty:
-        asked = table
-    if dataset != POOLED:
-        asked = asked[asked["dataset"] == dataset]
+    """Count the clips that the quality pass, else the speed pass, was asked for, finished or not; ``POOLED`` adds all
+    data sets up."""
+    asked = of_dataset(table, dataset)
+    if (asked["pass"] == "quality").any():
+        asked = asked[asked["pass"] == "quality"]
     return int(asked.loc[asked["clip"] != "", ["dataset", "clip"]].drop_duplicates().shape[0])
 
 

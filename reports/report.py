@@ -14,7 +14,16 @@ from avtbench.reports import figures, findings, html, ratios, tables, times
 from avtbench.reports.curves import Curve, curves
 from avtbench.reports.errors import ReportError
 from avtbench.reports.figures import Picture, save, slug
-from avtbench.reports.frame import QUALITIES, RATES, clips_of, datasets_in, frame, outcomes, quality_points
+from avtbench.reports.frame import (
+    QUALITIES,
+    RATES,
+    clips_of,
+    datasets_in,
+    frame,
+    outcomes,
+    quality_points,
+    speed_points,
+)
 from avtbench.reports.palette import base_name, order
 from avtbench.reports.ratios import Level
 
@@ -277,14 +286,20 @@ def _page(
 
 
 def _tiles(table: pd.DataFrame) -> list[dict[str, Any]]:
-    done, points = outcomes(table), quality_points(table)
+    done, points, timed = outcomes(table), quality_points(table), speed_points(table)
     failed = len(table) - done["done"] - done["skipped"]
     tiles = []
     for dataset in [d for d in dict.fromkeys(table["dataset"]) if d]:
-        of = clips_of(table, dataset)
-        n = points.loc[points["dataset"] == dataset, "clip"].nunique()
-        tiles.append({"number": f"{n} of {of}", "text": f"clips of {dataset}", "warn": n < of})
-    tiles.append({"number": str(table.loc[table["alias"] == "", "label"].nunique()), "text": "methods", "warn": False})
+        of, passes = clips_of(table, dataset), set(table.loc[table["dataset"] == dataset, "pass"])
+        found, how = (timed, ", timed") if passes == {"speed"} else (points, "")
+        n = found.loc[found["dataset"] == dataset, "clip"].nunique()
+        tiles.append({"number": f"{n} of {of}", "text": f"clips of {dataset}{how}", "warn": n < of})
+    own = table[table["alias"] == ""]
+    methods, labels = own["method"].nunique(), own.loc[own["done"], "label"].nunique()
+    configurations = f" in {labels} configurations" if labels > methods else ""
+    tiles.append(
+        {"number": str(methods), "text": f"method{'s' if methods != 1 else ''}{configurations}", "warn": False}
+    )
     tiles.append({"number": f"{done['done']} of {len(table)}", "text": "points finished", "warn": False})
     tiles.append({"number": str(failed), "text": "points failed", "warn": failed > 0})
     if done["skipped"]:

@@ -124,9 +124,16 @@ def test_a_run_that_only_failed_still_has_a_page_with_the_reasons(make, tmp_path
 
 def test_a_speed_run_with_random_weights_has_times_but_no_quality(make, tmp_path):
     rows = [
-        make.speed_row("elastictok-cv", s, c, weights="random", tier="faithful") for s in (0.2, 1.0) for c in range(2)
+        make.speed_row(
+            "elastictok-cv", s, c, weights="random", tier="faithful", parameters={"size": size}, key=f"{s}{c}{size}"
+        )
+        for s in (0.2, 1.0)
+        for c in range(2)
+        for size in ("6x384", "12x512")
     ]
     text = own(write(rows, [], {}, tmp_path, "speed"))
+    assert '<div class="tile"><b>2 of 2</b><span>clips of davis, timed</span></div>' in text
+    assert "<b>1</b><span>method in 2 configurations</span>" in text
     assert "Results at matched rate" not in text
     assert "Where the time goes" in text
     assert (tmp_path / "figures" / "stages.pdf").exists()
