@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Row
 from avtbench.reports.answers import Answer, matched, stage_seconds
 from avtbench.reports.errors import ReportError
-from avtbench.reports.frame import POOLED, datasets_in, frame, quality_points, speed_points
+from avtbench.reports.frame import POOLED, datasets_in, flat, frame, quality_points, speed_points
 from avtbench.reports.gains import Gain, gains, same_masks
 from avtbench.reports.tables import Table
 
@@ -87,7 +87,7 @@ def variants(spec: Mapping[str, Any]) -> list[Variant]:
         if entry["name"] in NETWORK and WEIGHTS in knobs:
             card = card_of(Path(str(knobs[WEIGHTS])))
             told = {k: v for k, v in card.items() if k not in OUTCOMES}
-            choices = {k: v for k, v in _flat(told) if k not in DERIVED}
+            choices = {k: str(v) for k, v in flat(told) if k not in DERIVED}
             choices |= {k: str(v) for k, v in knobs.items() if k != WEIGHTS}
             choices.setdefault("reference", "last_kept")
             found.append(
@@ -99,14 +99,6 @@ def variants(spec: Mapping[str, Any]) -> list[Variant]:
             f"methods: [{{name: lit, alias: default, knobs: {{{WEIGHTS}: PATH}}}}, ...]"
         )
     return found
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from avtbench.bench.errors import UserError
 from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Row
 from avtbench.bench.timing import statistics
-from avtbench.reports.frame import POOLED, clips_of, quality_points, speed_points
+from avtbench.reports.frame import POOLED, clips_of, nearest_setting, quality_points, speed_points
 from avtbench.reports.gains import Gain, clip_gains, measured, per_clip, same_masks
 from avtbench.reports.intervals import RESAMPLES, Estimate, estimate, mean_estimate
 
@@ -144,20 +144,13 @@ def _rank_text(found: Estimate, p: float) -> str:
     return f"Spearman ρ {found.span}, p {f'= {p:.2g}' if p >= 1e-4 else '< 0.0001'}, {found.clips}"
 
 
-def middle_setting(points: pd.DataFrame, label: str) -> pd.DataFrame:
-    """Return the points of a method at the setting whose mean kept fraction over the clips is nearest to half."""
-    mine = points[points["label"] == label]
-    shares = mine.groupby("setting")["kept_fraction"].mean()
-    return mine[mine["setting"] == (shares - HALF).abs().idxmin()] if len(shares) else mine
-
-
 def content_drives_rate(table: pd.DataFrame, lit: str, others: Sequence[str] = ()) -> list[Answer]:
     """Rank correlation of the kept fraction at one fixed setting with motion, over all clips of the table."""
     points = quality_points(table)
     points = points[points["motion"].notna()]
     of = clips_of(table, POOLED)
     claim = "Content drives the rate: at one fixed threshold, clips with more motion keep more tokens."
-    chosen = middle_setting(points, lit)
+    chosen = nearest_setting(points[points["label"] == lit])
     if len(chosen) < FEWEST:
         return [Answer(claim, "cannot be told", f"{len(chosen)} clips, at least {FEWEST} are needed.")]
     try:
@@ -170,11 +163,11 @@ def content_drives_rate(table: pd.DataFrame, lit: str, others: Sequence[str] = (
     further = [
         float(spearmanr(one["motion"], one["kept_fraction"]).statistic)
         for setting, one in points[points["label"] == lit].groupby("setting")
-        if setting != chosen["setting"].iloc[0] and _spread(one) >= SAME_RATE
+        if setting != chosen["setting"].iloc[0] and spread(one) >= SAME_RATE
     ]
     if further:
         parts.append(f"At the {len(further)} other settings ρ is {min(further):+.2f} to {max(further):+.2f}.")
-    parts += [_other_rate(middle_setting(points, other), other, of) for other in others]
+    parts += [_other_rate(nearest_setting(points[points["label"] == other]), other, of) for other in others]
     return [Answer(claim, _verdict(found), " ".join(filter(None, parts)))]
 
 
@@ -182,7 +175,8 @@ def _at(chosen: pd.DataFrame) -> str:
     return f"{chosen['setting_name'].iloc[0]} {chosen['setting'].iloc[0]:g}"
 
 
-def _spread(chosen: pd.DataFrame) -> float:
+def spread(chosen: pd.DataFrame) -> float:
+    """Between the clip that keeps the most and the one that keeps the least, in kept fraction."""
     return float(chosen["kept_fraction"].max() - chosen["kept_fraction"].min())
 
 
@@ -194,7 +188,7 @@ def _other_rate(chosen: pd.DataFrame, label: str, of: int) -> str:
     if len(chosen) < FEWEST:
         return ""
     at = f"{label} at {_at(chosen)}"
-    if _spread(chosen) < SAME_RATE:
+    if spread(chosen) < SAME_RATE:
         return f"{at} keeps the same share of every clip: its rate is set, not driven by content."
     try:
         found, p = _rank_of(chosen, of)
@@ -207,7 +201,7 @@ def static_compress_most(table: pd.DataFrame, lit: str, full: str) -> list[Answe
     """The quarter of the clips with the least motion against the others, at the setting nearest to half kept."""
     points = quality_points(table)
     points = points[points["motion"].notna()]
-    chosen = middle_setting(points, lit).sort_values("motion").reset_index(drop=True)
+    chosen = nearest_setting(points[points["label"] == lit]).sort_values("motion").reset_index(drop=True)
     claim = "Static clips compress most."
     if len(chosen) < 2 * FEWEST:
         return [Answer(claim, "cannot be told", f"{len(chosen)} clips, at least {2 * FEWEST} are needed.")]

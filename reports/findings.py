@@ -17,12 +17,12 @@ from avtbench.bench.timing import statistics
 from avtbench.reports.compare import At, Comparison, common_levels, compare
 from avtbench.reports.curves import bjontegaard_delta
 from avtbench.reports.errors import Refused, TooLittleOverlap
-from avtbench.reports.frame import POOLED, datasets_in, of_dataset, quality_points, speed_points
+from avtbench.reports.frame import POOLED, datasets_in, nearest_setting, of_dataset, quality_points, speed_points
 from avtbench.reports.intervals import Estimate
 from avtbench.reports.palette import base_name, order
 from avtbench.reports.ratios import LEAST_RATES_APART
 from avtbench.reports.tables import Table
-from avtbench.reports.times import StageMeans, nearest_setting, stage_means
+from avtbench.reports.times import StageMeans, stage_means
 
 Tone = Literal["good", "bad", "open", "refused", "plain"]
 HOLD, FULL = "hold", "full-rate"

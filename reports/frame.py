@@ -122,19 +122,32 @@ def datasets_in(points: pd.DataFrame) -> list[str]:
     return [*names, POOLED] if len(names) > 1 and not views_of_one(points) else names
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+def nearest_setting(mine: pd.DataFrame, share: float = 0.5) -> pd.DataFrame:
+    """Return the lines of one method at its setting whose mean kept fraction is closest to ``share``, or at its middle
+    one where no fraction is known."""
+    shares = mine.groupby("setting", dropna=False)["kept_fraction"].mean()
+    if shares.empty:
+        return mine
+    chosen = (shares - share).abs().idxmin() if shares.notna().any() else shares.index[len(shares) // 2]
+    return mine[mine["setting"].isna() if pd.isna(chosen) else mine["setting"] == chosen]
+
+
+def flat(record: Any, prefix: str = "") -> Iterator[tuple[str, str | None]]:
+    """Nested mappings as ``key.key`` -> text, or None where nothing is known."""
+    if isinstance(record, Mapping):
+        for key, value in record.items():
+            yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(record, (list, tuple)):
+        yield prefix, ", ".join(map(str, record))
     else:
-        yield prefix, str(value)
+        yield prefix, None if record is None else str(record)
 
 
 def _variants(rows: Sequence[Row]) -> Any:
     """Return row -> label; where a method ran in several variants, the fewest differing parameters tell them apart."""
 
     def traits(row: Row) -> dict[str, str]:
-        return {"tokenizer": row.tokenizer, **dict(_flat(row.parameters)), "weights": row.weights}
+        return {"tokenizer": row.tokenizer, **{k: str(v) for k, v in flat(row.parameters)}, "weights": row.weights}
 
     seen: dict[str, list[dict[str, str]]] = {}
     for row in rows:

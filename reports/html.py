@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +131,6 @@ def method_lines(table: pd.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return sorted(lines, key=lambda line: order(line["label"]))
-
-
-def flat(record: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested mappings as ``key.key`` -> text."""
-    if isinstance(record, Mapping):
-        for key, value in record.items():
-            yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
-    elif record is not None:
-        yield prefix, ", ".join(map(str, record)) if isinstance(record, (list, tuple)) else str(record)
 
 
 def render(pictures: Mapping[str, Sequence[Picture]], **context: Any) -> str:

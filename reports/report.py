@@ -19,6 +19,7 @@ from avtbench.reports.frame import (
     RATES,
     clips_of,
     datasets_in,
+    flat,
     frame,
     outcomes,
     quality_points,
@@ -267,7 +268,7 @@ def _page(
         failures=failed[: html.MOST_FAILURES],
         failures_left=max(0, len(failed) - html.MOST_FAILURES),
         environment_lines=_where(environments),
-        environments=[(name, list(html.flat(record))) for name, record in environments.items()],
+        environments=[(name, [f for f in flat(record) if f[1] is not None]) for name, record in environments.items()],
         curves_json=html.curve_data(panels) if panels else "",
         absences=tables.absences(points),
         few_figures=len(pictures["curves"]) <= 8,
@@ -314,7 +315,7 @@ def _where(environments: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line per environment with what most decides a number; the rest stands at the end of the page."""
     lines = []
     for name, record in environments.items():
-        known = {key.rpartition(".")[2].lower(): value for key, value in html.flat(record)}
+        known = {key.rpartition(".")[2].lower(): value for key, value in flat(record) if value is not None}
         telling = [f"{key} {known[key]}" for key in _TELLING if known.get(key)]
         lines.append(f"{name}: {', '.join(telling) or 'see the end of the page'}")
     if len(lines) > 1:

@@ -12,7 +12,7 @@ import pandas as pd
 from avtbench.bench.metrics.measures import end_to_end
 from avtbench.bench.rows import Row
 from avtbench.bench.timing.statistics import Alike, alike, extrapolated
-from avtbench.reports.frame import quality_points, speed_points
+from avtbench.reports.frame import nearest_setting, quality_points, speed_points
 from avtbench.reports.palette import order
 
 UNATTRIBUTED = "unattributed"
@@ -58,13 +58,6 @@ def speed_summary(table: pd.DataFrame) -> pd.DataFrame:
     columns = [*where, "kept_fraction", "total_ms", "total_p20", "total_p80", "encode_ms", "encode_p20", "encode_p80"]
     columns += ["samples", "clips", "of", "launches", "nfe", "peak_mb"]
     return pd.DataFrame(lines, columns=columns)
-
-
-def nearest_setting(mine: pd.DataFrame, share: float = 0.5) -> pd.DataFrame:
-    """Return the lines of one method at its timed setting whose mean kept fraction is closest to ``share``."""
-    shares = mine.groupby("setting", dropna=False)["kept_fraction"].mean()
-    chosen = (shares - share).abs().idxmin() if shares.notna().any() else shares.index[len(shares) // 2]
-    return mine[mine["setting"].isna() if pd.isna(chosen) else mine["setting"] == chosen]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import pytest
 from avtbench.reports import figures
 from avtbench.reports.curves import curves
 from avtbench.reports.findings import speed_findings, speed_warnings
-from avtbench.reports.frame import frame
-from avtbench.reports.times import StageMeans, nearest_setting, speed_summary, stage_means
+from avtbench.reports.frame import frame, nearest_setting
+from avtbench.reports.times import StageMeans, speed_summary, stage_means
 
 
 def timed(make, method, cost, **changes):
