@@ -30,7 +30,7 @@ from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Row, Status
 from avtbench.bench.timing import statistics
 from avtbench.bench.timing.statistics import APART
-from avtbench.reports import computed_claims
+from avtbench.reports import computed_claims, ratios
 from avtbench.reports.intervals import Estimate, mean_estimate
 from avtbench.reports.selectors import Selector, select, words
 
@@ -453,9 +453,7 @@ def _partly(ratio: statistics.SpeedUp) -> list[str]:
 
 
 def _basis(ratio: statistics.SpeedUp) -> str:
-    clips, launches = "" if ratio.clips == 1 else "s", "" if ratio.launches == 1 else "es"
-    text = f"{ratio.clips} clip{clips}, {ratio.launches} launch{launches}"
-    return text if ratio.over == "clips" else f"{text}, interval over rounds"
+    return ratio.counted if ratio.over == "clips" else f"{ratio.counted}, interval over {ratio.over}"
 
 
 def _measure(
@@ -546,10 +544,10 @@ def _where(row: Row, environments: Mapping[str, environment.Fingerprint]) -> str
 
 def _configuration(rows: Sequence[Row]) -> str:
     row, sizes = rows[0], {f"{row.frames}x{row.height}x{row.width}" for row in rows}
-    name = f"{row.method} on {row.tokenizer}" if row.tokenizer else row.method
-    setting = "" if row.setting is None else f" at {row.setting_name or 'setting'} {row.setting:g}"
+    none = row.setting is None or row.setting_name == "none"
+    setting = "" if none else f" at {row.setting_name or 'setting'} {row.setting:g}"
     size = next(iter(sizes)) if len(sizes) == 1 else f"clips of {len(sizes)} sizes"
-    return f"{name}{setting}, {size}, weights {row.weights}"
+    return f"{ratios.named(row)}{setting}, {size}, weights {row.weights}"
 
 
 def _number(value: float) -> str:

@@ -96,7 +96,7 @@ def timed(rows: Sequence[Row]) -> list[Timed]:
 
 def _names(groups: Sequence[list[Row]], rows: Sequence[Row]) -> list[str]:
     """Method, size of a random network and tokeniser; the report's longer label where that names two things."""
-    short = [_short(group[0]) for group in groups]
+    short = [named(group[0]) for group in groups]
     meant: dict[str, set[object]] = {}
     for name, group in zip(short, groups, strict=True):
         meant.setdefault(name, set()).add(_but_rate(group[0]))
@@ -121,7 +121,8 @@ def _share(declared: Mapping[str, float]) -> float | None:
     return kept if 0 < kept <= 1 else None
 
 
-def _short(row: Row) -> str:
+def named(row: Row) -> str:
+    """Method, size of a random network, tokeniser where it is not the embedded one, and whether all is computed."""
     made = str(row.parameters.get("lit_digest", row.parameters.get("adapter_digest", "")))
     size = f" {made.removeprefix('random ')}" if made.startswith("random ") else ""
     name = f"{row.method}{size}" + (f" on {row.tokenizer}" if row.tokenizer not in ("", "embedded") else "")
