@@ -672,8 +672,7 @@ def claims(
     from avtbench.reports import claims as ledger
 
     entries = ledger.load()
-    known = [claim.id for claim in entries]
-    wanted = {claim for given in ids for claim in _beginning(given, known)}
+    wanted = {claim.id for given in ids for claim in ledger.find(given, entries)}
     rows, environments = [], {}
     if store is not None or STORE.is_file():  # a store that was named has to be there
         with Store(store or STORE, create=False) as opened:
@@ -685,16 +684,6 @@ def claims(
         print(verdict, end="\n\n")
     counts = Counter(verdict.outcome.value for verdict in verdicts)
     print(f"{len(rows)} stored rows: " + ", ".join(f"{number} {outcome}" for outcome, number in counts.items()))
-
-
-def _beginning(given: str, known: list[str]) -> list[str]:
-    """The id that was given, or all that begin so."""
-    from avtbench.bench.errors import UserError, did_you_mean
-
-    found = [given] if given in known else [one for one in known if one.startswith(given)]
-    if not found:
-        raise UserError(f"there is no claim {given}; {did_you_mean(given, known, 'avtbench claims')}")
-    return found
 
 
 from avtbench.bench.commands.fetch import fetch as _fetch  # noqa: E402

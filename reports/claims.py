@@ -252,16 +252,14 @@ def load(path: Path = LEDGER) -> list[Claim]:
     return claims
 
 
-def find(given: str, claims: Sequence[Claim]) -> Claim:
-    """The claim of that id, or the only one whose id begins so; raises :class:`UserError` in one line."""
+def find(given: str, claims: Sequence[Claim]) -> list[Claim]:
+    """The claim of that id, or all whose ids begin so; raises :class:`UserError` in one line."""
     exact = [claim for claim in claims if claim.id == given]
     found = exact or [claim for claim in claims if claim.id.startswith(given)]
-    if len(found) > 1:
-        some = " and ".join(claim.id for claim in found[:2])
-        raise UserError(f"{len(found)} claims begin with {given}, such as {some}; name one of them")
     if not found:
-        raise UserError(f"there is no claim {given}; {did_you_mean(given, [claim.id for claim in claims])}")
-    return found[0]
+        hint = did_you_mean(given, [claim.id for claim in claims], "avtbench claims")
+        raise UserError(f"there is no claim {given}; {hint}")
+    return found
 
 
 def judge(
