@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ from scipy.stats import spearmanr
 
 from avtbench.bench.metrics.measures import MEASURES
 from avtbench.bench.rows import Preview
+from avtbench.reports.answers import SAME_RATE, spread
 from avtbench.reports.curves import Curve
-from avtbench.reports.frame import quality_points
+from avtbench.reports.frame import POOLED, datasets_in, nearest_setting, of_dataset, quality_points, views_of_one
 from avtbench.reports.palette import GREY, Look, looks, order
 from avtbench.reports.times import UNATTRIBUTED, StageMeans
 
@@ -260,7 +262,7 @@ def quality_time(found: Sequence[Curve], speed: pd.DataFrame, quality: str = "ps
         _time_axis(axes, "x")
         axes.set_xlabel("end-to-end time (ms per clip, median, p20–p80)")
         axes.set_ylabel(f"{MEASURES[quality].axis} {MEASURES[quality].arrow}")
-        _heading(axes, f"{drawn[0].dataset}, {clips_text(drawn, quality)}; {timing_text(speed)}")
+        _heading(axes, f"{drawn[0].dataset}, {clips_text(drawn, quality)}\n{timing_text(speed)}")
         _legend(axes, drawn, look, quality)
     return figure
 
@@ -293,7 +295,7 @@ def rate_time(speed: pd.DataFrame, bounds: Sequence[str] = ()) -> Figure | None:
         axes.set_xlim(0, 1.03)
         axes.set_xlabel(AXIS_TEXT["kept_fraction"])
         axes.set_ylabel("end-to-end time (ms per clip, median, p20–p80)")
-        _heading(axes, f"{speed['dataset'].iloc[0]}, {timing_text(speed)}")
+        _heading(axes, f"{speed['dataset'].iloc[0]}\n{timing_text(speed)}")
         figure.legend(handles=handles, loc="outside right center", handlelength=2.6, labelspacing=0.6)
     return figure
 
@@ -436,31 +438,34 @@ def _stage_bars(
 def motion_scatter(table: pd.DataFrame) -> tuple[Figure, dict[str, tuple[float, int]]] | None:
     """Kept fraction of each clip against its motion, a panel per method at its setting nearest to half of the tokens.
 
-    Returns the figure and label -> (Spearman rank correlation, number of clips); None where no method adapts.
+    Views of one data set have panels of their own. Returns the figure and title -> (Spearman rank correlation, number
+    of clips); NaN where the method keeps the same share of every clip. None where no method adapts.
     """
     points = quality_points(table)
     points = points[(points["family"] != "bound") & points["motion"].notna()]
+    places = datasets_in(points) if views_of_one(points) else [POOLED]
+    labels = sorted(set(points["label"]), key=order)
     panels, ranks = {}, {}
-    for label in sorted(set(points["label"]), key=order):
-        mine = points[points["label"] == label]
-        shares = mine.groupby("setting")["kept_fraction"].mean()
-        chosen = mine[mine["setting"] == (shares - 0.5).abs().idxmin()]
+    for label, place in itertools.product(labels, places):
+        chosen = nearest_setting(of_dataset(points[points["label"] == label], place))
         if len(chosen) >= 3:
-            panels[label] = chosen
-            constant = chosen["kept_fraction"].nunique() < 2 or chosen["motion"].nunique() < 2
+            title = label if place == POOLED else f"{label}, {place}"
+            panels[title] = chosen
+            constant = spread(chosen) < SAME_RATE or chosen["motion"].nunique() < 2
             rank = math.nan if constant else float(spearmanr(chosen["motion"], chosen["kept_fraction"]).statistic)
-            ranks[label] = (rank, len(chosen))
+            ranks[title] = (rank, len(chosen))
     if not panels:
         return None
-    look, columns = looks(panels), min(3, len(panels))
+    look, columns = looks(labels), min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     with styled():
         figure = Figure(figsize=(2.4 * columns + 0.4, 2.3 * lines + 0.3))
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        for axes, (label, chosen) in zip(grid.flat, panels.items(), strict=False):
-            style, (rank, count) = look[label], ranks[label]
+        for at, (axes, (title, chosen)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
+            style, (rank, count) = look[chosen["label"].iloc[0]], ranks[title]
+            axes.tick_params(labelbottom=at + columns >= len(panels))  # nothing stands below it
             axes.scatter(
                 chosen["motion"],
                 chosen["kept_fraction"],
@@ -470,10 +475,10 @@ def motion_scatter(table: pd.DataFrame) -> tuple[Figure, dict[str, tuple[float, 
                 alpha=0.85,
                 lw=0,
             )
-            axes.set_title(f"{label}, setting {chosen['setting'].iloc[0]:.3g}", fontsize=8)
-            value = "undefined" if math.isnan(rank) else f"{rank:+.2f}"
+            axes.set_title(f"{title}, setting {chosen['setting'].iloc[0]:.3g}", fontsize=8)
+            value = "undefined" if math.isnan(rank) else f"= {rank:+.2f}"
             axes.text(
-                0.04, 0.95, f"Spearman ρ = {value}\nn = {count} clips", transform=axes.transAxes, va="top", fontsize=7.5
+                0.04, 0.95, f"Spearman ρ {value}\nn = {count} clips", transform=axes.transAxes, va="top", fontsize=7.5
             )
             axes.set_ylim(0, 1.25)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1])

@@ -183,13 +183,15 @@ def timing(summary: pd.DataFrame) -> Table:
                 "launches": f"{line['launches']}",
             }
         )
-    caption = "Time per clip: median (p20–p80) over all samples of all timed clips and launches."
+    caption = "Time per clip: median (p20–p80 of two or more) over all samples of all timed clips and launches."
     return Table("time", caption, summary.drop(columns="family"), pd.DataFrame(texts))
 
 
 def _spread(line: dict[str, Any], side: str) -> str:
     digits = 1 if line[f"{side}_ms"] < 100 else 0
     low, high = line[f"{side}_p20"], line[f"{side}_p80"]
+    if line["samples"] == 1:
+        return f"{line[f'{side}_ms']:.{digits}f}"
     return f"{line[f'{side}_ms']:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 

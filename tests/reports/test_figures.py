@@ -86,6 +86,32 @@ def test_motion_is_ranked_per_method_over_clips(make):
     assert "n = 6 clips" in figure.axes[0].texts[0].get_text()
 
 
+def test_no_rank_is_told_where_a_method_keeps_the_same_share_of_every_clip(make):
+    rows = [make.quality_row("infotok-style", 0.5 + 0.001 * c, c, setting=0.5) for c in range(6)]
+    figure, ranks = figures.motion_scatter(frame(rows))
+    assert math.isnan(ranks["infotok-style"][0])
+    assert figure.axes[0].texts[0].get_text().startswith("Spearman ρ undefined")
+
+
+def test_every_column_of_the_motion_figure_has_an_axis_and_every_view_a_panel(make):
+    rows = make.sweep(["lit", "lit-plain"], clips=3, speed=False)
+    views = [r.model_copy(update={"view": {"size": s}, "key": f"{s}{r.key}"}) for s in (128, 256) for r in rows]
+    figure, ranks = figures.motion_scatter(frame(views))
+    assert list(ranks)[:2] == ["lit, davis (size=128)", "lit, davis (size=256)"]
+    assert {count for _, count in ranks.values()} == {3}
+    figure.draw_without_rendering()
+    shown = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes if axes.get_visible()]
+    assert shown == [False, True, True, True]
+
+
+def test_the_heading_of_times_fits_the_figure(make):
+    table = frame(make.sweep(["lit", "hold"], clips=4, dataset="videos of a garden (size=256)"))
+    speed = speed_summary(table)
+    for figure in (figures.quality_time(curves(table, speed["dataset"].iloc[0]), speed), figures.rate_time(speed)):
+        figure.draw_without_rendering()
+        assert figure.get_tightbbox().x1 <= figure.get_size_inches()[0]
+
+
 def test_token_map_shows_four_pictures_per_method(make):
     figure = figures.token_map({m: make.preview(make.quality_row(m, 0.5, 0)) for m in ("lit", "hold")})
     words = [text.get_text() for text in figure.axes[0].texts]

@@ -61,6 +61,16 @@ def test_no_time_is_bold(make):
     assert {column for _, column in bold(table)} == {heading(m) for m in ("psnr", "ssim", "lpips_squeeze")}
 
 
+def test_a_single_sample_has_no_spread(make):
+    row = make.speed_row("lit", 0.5, 0, cost=0.1)
+    once = row.timing.model_copy(update={"rounds": [0], "encode_side": [0.0405], "decode_side": [0.0927]})
+    column = "end to end (ms) ↓"
+    assert "–" in tables.timing(speed_summary(frame([row]))).texts[column].iloc[0]
+    single = tables.timing(speed_summary(frame([row.model_copy(update={"timing": once})]))).texts
+    assert single[column].iloc[0] == "133"
+    assert single["encode side (ms) ↓"].iloc[0] == "40.5"
+
+
 def test_tiers_never_share_a_table(make):
     rows = level(make, lit=27, hold=25) + [
         make.quality_row("infotok", s, c, tier="faithful") for s in (0.4, 0.6) for c in range(2)
