@@ -542,6 +542,9 @@ def compare(
             show_default="each clip's own curve",
         ),
     ] = "",
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="One of the run's data sets.", show_default="all")
+    ] = "",
     store: StoreOption = STORE,
 ) -> None:
     """Compare two methods of a run at one rate or one quality, clip by clip."""
@@ -554,7 +557,7 @@ def compare(
         held = opened.rows(opened.find_run(calibration).id) if calibration not in ("", "half") else None
     if calibration == "half":
         held, rows = split(rows)
-    for sentence in compared(rows, a, b, at, calibration=held).sentences():
+    for sentence in compared(rows, a, b, at, dataset=dataset, calibration=held).sentences():
         print(sentence)
 
 

@@ -199,7 +199,7 @@ def bring(store: Store, found: Exported, name: str = "") -> tuple[str, int, int]
     name = name or found.name
     for digest, record in found.machines.items():
         store.put_environment(digest, record)
-    spec: dict[str, Any] = {"summary": f"imported from {found.file}"}
+    spec: dict[str, Any] = {"summary": f"imported from {found.file.parent.name}/{found.file.name}"}
     if found.levels:
         spec["speed"] = {"levels": found.levels}
     known = store.finished()

@@ -149,7 +149,10 @@ def compare(
     table = rows if isinstance(rows, pd.DataFrame) else frame(rows)
     where = At.parse(at) if isinstance(at, str) else at
     dataset = dataset or POOLED
-    points = of_dataset(quality_points(table), dataset)
+    points = of_dataset(measured := quality_points(table), dataset)
+    if points.empty and not measured.empty:
+        there = ", ".join(dict.fromkeys(measured["dataset"]))
+        raise ReportError(f"no finished quality rows on {dataset}; there are some on {there}")
     known = list(dict.fromkeys(points["label"]))
     for name in (a, b):
         if name not in known:
@@ -329,7 +332,8 @@ def _calibrated(held: pd.DataFrame, method: str, where: At) -> float:
 def _one_view(points: pd.DataFrame) -> None:
     if views := views_of_one(points):
         raise Refused(
-            f"the rows hold {' and '.join(views)}, views of one data set, which are never pooled; give those of one"
+            f"the rows hold {' and '.join(views)}, views of one data set, which are never pooled; give "
+            f"one of them (--dataset '{views[0]}')"
         )
 
 

@@ -392,7 +392,7 @@ def savings(groups: Sequence[Timed]) -> Table:
         if not _every(every.first) or _every(mine.first) or _but_compute(every) != _but_compute(mine):
             continue
         try:
-            fill = statistics.speed_up(*([_fill_alone(row) for row in g.rows] for g in (every, mine)), "decode side")
+            fill = statistics.speed_up(_fills_alone(every), _fills_alone(mine), "decode side")
             whole = statistics.speed_up(every.rows, mine.rows)
         except ValueError:  # never timed in one round
             continue
@@ -409,7 +409,7 @@ def savings(groups: Sequence[Timed]) -> Table:
             {
                 "size": mine.alike.at, "method": mine.name, "kept": f"{mine.kept:.2f}",
                 "fill, every position": statistics.in_words(slow), "fill": statistics.in_words(fast),
-                "saved in the fill": f"{_ratio(fill.ratio)} {fill.interval}",
+                "saved in the fill": f"{_ratio(fill.ratio)} {fill.interval}" if _filled(mine) else "all of it",
                 "saved end to end": f"{_ratio(whole.ratio)} {whole.interval}", "n": _basis(whole),
             }
         )  # fmt: skip
@@ -422,16 +422,24 @@ def savings(groups: Sequence[Timed]) -> Table:
     return Table("speed-saved", caption, values, shown)
 
 
+def _filled(g: Timed) -> bool:
+    """Whether the filler's network ran at all."""
+    return any(s.evaluations for row in g.rows if row.timing for s in row.timing.stages if s.path == "decode/fill")
+
+
 def _but_compute(g: Timed) -> tuple[object, ...]:
     parameters = {k: v for k, v in g.first.parameters.items() if k != "compute"}
     return statistics.traits(g.first.model_copy(update={"parameters": parameters})), g.setting, g.alike
 
 
-def _fill_alone(row: Row) -> Row:
-    """The row with the fill in place of the decode side."""
-    assert row.timing is not None
-    fill = next((s.seconds for s in row.timing.stages if s.path == "decode/fill"), row.timing.decode_side)
-    return statistics.with_sides(row, row.timing.encode_side, fill)
+def _fills_alone(g: Timed) -> list[Row]:
+    """The rows with the fill in place of the decode side."""
+    rows = []
+    for row in g.rows:
+        assert row.timing is not None
+        fill = next((s.seconds for s in row.timing.stages if s.path == "decode/fill"), row.timing.decode_side)
+        rows.append(statistics.with_sides(row, row.timing.encode_side, fill))
+    return rows
 
 
 def _networks_alone(row: Row) -> Row:

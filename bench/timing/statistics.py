@@ -353,8 +353,8 @@ def _by_launch(pairs: Sequence[dict[Key, float]]) -> list[float]:
         launches: dict[tuple[str, int], list[float]] = {}
         for (sitting, launch, _), ratio in ratios.items():
             launches.setdefault((sitting, launch), []).append(ratio)
-        for launch, found in launches.items():
-            effects.setdefault(launch, []).append(float(np.median(found)) - whole)
+        for which, found in launches.items():
+            effects.setdefault(which, []).append(float(np.median(found)) - whole)
     return [float(np.mean(found)) for found in effects.values()]
 
 

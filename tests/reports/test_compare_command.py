@@ -75,6 +75,13 @@ def test_calibration_under_another_profile_is_refused(avtbench, make):
     assert "calibration and test: rows hold the metric profiles tokenbench/1 and vidtok/1" in said
 
 
+def test_one_data_set_of_a_run_may_be_chosen(avtbench):
+    assert avtbench("compare", "lit", "hold", "--dataset", "davis") == avtbench("compare", "lit", "hold")
+    code, said = avtbench("compare", "lit", "hold", "--dataset", "davids")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "no finished quality rows on davids; there are some on davis" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -147,6 +147,7 @@ def test_what_leaving_kept_positions_out_saves_is_a_paired_ratio_of_the_filler_w
     (line,) = ratios.savings(groups).values.to_dict("records")
     assert (line["fill_ratio"], line["total_ratio"]) == pytest.approx((2, 0.501 / 0.301), rel=1e-3)
     assert line["fill_low"] <= 2.01
+    assert ratios.savings(groups).texts["saved in the fill"].tolist() == ["all of it"], "no evaluation of its network"
     others = ratios.comparisons(groups)
     assert [table.name for table in others] == ["speed-ups", "speed-overhead", "speed-saved"]
     assert all("every" not in str(table.texts) for table in others[:2]), "held against itself alone"
