@@ -282,6 +282,7 @@ def _page(
         speed_words={
             "speed-ups": "Paired speed-ups and what explains them",
             "speed-overhead": "What thresholding adds to the tokeniser",
+            "speed-saved": "What leaving kept positions out of the filler saves",
         },
     )
 
