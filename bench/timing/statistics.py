@@ -260,7 +260,7 @@ def log_ratios(slow: Sequence[Timing], fast: Sequence[Timing], side: Side = "end
         }
 
     a, b = samples(slow), samples(fast)
-    return {key: math.log(a[key] / b[key]) for key in a.keys() & b.keys()}
+    return {key: math.log(a[key] / b[key]) for key in a if key in b}
 
 
 def timed_apart(slow: Sequence[Row], fast: Sequence[Row]) -> bool:
