@@ -10,23 +10,24 @@ from rich.table import Table
 from rich.text import Text
 
 from avtbench.bench.rows import StageCost, Timing
-from avtbench.bench.timing.statistics import SIDES, Samples, in_megabytes, in_words
+from avtbench.bench.timing.statistics import SIDES, Samples, cost, in_megabytes, in_words
 
-BAR_WIDTH = 30
+BAR_WIDTH = 16
+"""So that a tree of three levels fits a terminal of 80 columns."""
 
 
 def stage_chart(timings: Sequence[Timing], title: str = "") -> Table:
-    """A tree of stages with bars: median time over all launches, share, FLOPs, peak memory, network evaluations; below
-    it the whole, its sides, and what stands outside the clock.
+    """A tree of stages with bars: median time over all launches, share, FLOPs, peak memory, network evaluations (NFE);
+    below it the whole and its sides with their spread, and what stands outside the clock.
 
     timings: the launches of one point (or several clips, whose samples are pooled). Raises ValueError without samples.
     """
     total = Samples([s for t in timings for s in SIDES["end to end"](t)])
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
-    table.add_column("stage")
+    table = Table(title=title or None, title_justify="left", caption_justify="left", box=None, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
     table.add_column("", width=BAR_WIDTH)
-    for heading in ("time", "share", "FLOPs", "peak", "evaluations"):
-        table.add_column(heading, justify="right")
+    for heading in ("time", "share", "FLOPs", "peak", "NFE"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for path in dict.fromkeys(s.path for t in timings for s in t.stages):
         same = [s for t in timings for s in t.stages if s.path == path]
         seconds = float(np.median([x for s in same for x in s.seconds]))
@@ -46,20 +47,23 @@ def stage_chart(timings: Sequence[Timing], title: str = "") -> Table:
         )
     peak = max((t.peak_bytes for t in timings if t.peak_bytes), default=None)
     table.add_section()
-    table.add_row("end to end", "", str(total), "100%", "", "" if peak is None else in_megabytes(peak), "")
-    for side in ("encode side", "decode side"):
-        table.add_row(side, "", str(Samples([s for t in timings for s in SIDES[side](t)])), "", "", "", "")  # type: ignore[index]
-    for name in dict.fromkeys(name for t in timings for name in t.outside):
-        seconds = float(np.median([s for t in timings for s in t.outside.get(name, [])]))
-        table.add_row(f"outside: {name}", "", in_words(seconds), "", "", "", "", style="dim")
+    memory = "" if peak is None else in_megabytes(peak)
+    evaluations, flops = max(map(cost, timings), key=lambda counted: counted[1] or 0)
+    whole = ("" if flops is None else _count(flops), memory, "" if evaluations is None else str(evaluations))
+    table.add_row("end to end", "", in_words(total.median), "100%", *whole)
+    spreads = [f"{side} {Samples([s for t in timings for s in samples(t)])}" for side, samples in SIDES.items()]
+    outside = {name: [s for t in timings for s in t.outside.get(name, [])] for t in timings for name in t.outside}
+    apart = ", ".join(f"{name} {in_words(float(np.median(seconds)))}" for name, seconds in outside.items())
+    table.caption = Text("\n".join([*spreads, *([f"outside the clock: {apart}"] if apart else [])]))
     return table
 
 
 def _flops(stages: Sequence[StageCost]) -> str:
     counted = [s.flops for s in stages if s.flops]
-    if not counted:
-        return ""
-    value = float(np.median(counted))
+    return _count(float(np.median(counted))) if counted else ""
+
+
+def _count(value: float) -> str:
     scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, "")) if value >= s)
     return f"{value / scale:.3g} {unit}".rstrip()
 
@@ -71,4 +75,4 @@ def _peak(stages: Sequence[StageCost]) -> str:
 
 def _evaluations(stages: Sequence[StageCost]) -> str:
     counted = next((s.evaluations for s in stages if s.evaluations), {})
-    return ", ".join(f"{name} {n}" for name, n in counted.items())
+    return str(sum(counted.values())) if counted else ""

@@ -736,10 +736,21 @@ def test_the_stage_chart_shows_the_tree_with_its_shares():
     assert "45%" in lines["network"]
     assert "  network" in text
     assert "30%" in lines["search"]
-    assert "decoder 3" in lines["search"]
+    assert lines["search"].split()[-1] == "3"
+    assert lines["end"].split()[-1] == "5", "network evaluations of a call"
     assert "5%" in lines["unattributed"]
     assert "20 ms" in lines["end"]
-    assert "outside: read" in text
-    assert "250 ms" in text
-    assert "outside: copy" in text
-    assert "2 ms" in text
+    assert "end to end 20 ms (20 ms - 20 ms)" in text
+    assert "outside the clock: read 250 ms, copy 2 ms" in text
+
+
+def test_the_stage_chart_fits_a_terminal_of_80_columns():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(stage_chart([point(Paced())], title="paced"))
+    text = console.export_text()
+    assert "…" not in text
+    lines = [line.split()[0] for line in text.splitlines()]
+    assert lines == [
+        *("paced", "stage", "encode", "network", "unattributed", "select", "search", "decode", "end"),
+        *("end", "encode", "decode"),
+    ], "no cell is folded"
