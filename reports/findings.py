@@ -274,7 +274,8 @@ def _shrinks(mine: pd.DataFrame, label: str, where: str, floor: float | None) ->
 
 
 def speed_warnings(table: pd.DataFrame) -> list[str]:
-    """Say what speaks against quoting a time, in the words of the instrument, once per method and kind of warning."""
+    """Say what speaks against quoting a time, in the words of the instrument, once per method and kind of warning;
+    methods of which the same words are true stand together."""
     kinds: dict[tuple[str, str], list[str]] = {}
     points: dict[str, int] = {}
     timed = speed_points(table)
@@ -283,8 +284,12 @@ def speed_warnings(table: pd.DataFrame) -> list[str]:
         points[label] = points.get(label, 0) + 1
         for text in statistics.warnings([row.timing for row in mine["row"]]):
             kinds.setdefault((label, re.sub(r"[0-9.]+", "", text)), []).append(text)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (label, _), texts in kinds.items():
+        alike.setdefault((f"{len(texts)} of {points[label]}", texts[0]), []).append(label)
     return [
-        f"{label}, {len(texts)} of {points[label]} timed points: e.g. {texts[0]}" for (label, _), texts in kinds.items()
+        f"{', '.join(labels)}, {share} timed points{' each' if len(labels) > 1 else ''}: e.g. {text}"
+        for (share, text), labels in alike.items()
     ]
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 WARNINGS = "warnings.md"
 
 
+UNBOUNDED = 10_000
+"""Columns that no table fills."""
 CURVES, REACHED = "{}-levels", "{}-reached"
 """Names of a matched run's quality runs: the sweep in which settings are found, and those tried since."""
 
@@ -115,15 +117,25 @@ def say(
 
 
 def _print(console: Any, table: Table) -> None:
+    """A table with what is the same in every line above it; line by line where it is wider than the terminal."""
     from rich.table import Table as Grid
     from rich.text import Text
 
-    shown = table.texts.loc[:, [c for c in table.texts if (table.texts[c] != "").any()]]
-    grid = Grid(title=table.caption, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    texts = table.texts.loc[:, [c for c in table.texts if (table.texts[c] != "").any()]]
+    same = [c for c in texts if len(texts) > 1 and texts[c].nunique() == 1]
+    shown = texts.drop(columns=same)
+    console.print(table.caption, markup=False)
+    if same:
+        console.print("everywhere: " + "; ".join(f"{c} {texts[c].iloc[0]}" for c in same), markup=False)
+    grid = Grid(box=None, pad_edge=False, header_style="dim")
     for column in shown.columns:
-        grid.add_column(str(column), overflow="fold")
+        grid.add_column(str(column))
     for line in shown.itertuples(index=False):
         grid.add_row(*(Text(str(cell)) for cell in line))
+    if console.measure(grid, options=console.options.update(width=UNBOUNDED)).maximum > console.width:
+        grid = Grid.grid(padding=(0, 1))
+        for record in shown.to_dict("records"):
+            grid.add_row("-", Text("; ".join(f"{column} {cell}" for column, cell in record.items() if cell != "")))
     console.print(grid)
     for note in table.notes:
         console.print(note, markup=False)

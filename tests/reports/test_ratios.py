@@ -375,6 +375,16 @@ def test_a_run_is_told_in_the_terminal_and_written(tmp_path, capsys, monkeypatch
     assert not any(math.isnan(v) for v in ratios.speed_ups(ratios.timed(rows)).values["ratio"])
 
 
+def test_tables_wider_than_the_terminal_are_told_line_by_line(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = timed_rows("search", 0.9, 0.3) + timed_rows("lit", 0.1, 0.2)
+    speed_report.say(rows, [], [], {"here": fingerprint()})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "everywhere: at 17x64x64, float32, latency; time of search; over that of lit" in said
+    assert "- method search; encode side 924 ms (910 ms - 938 ms); end to end" in said
+    assert "search, lit, 6 of 6 timed points each: e.g. the median is known not at all" in said
+
+
 def test_what_was_reached_at_a_level_is_written_beside_the_times(tmp_path):
     rows = timed_rows("search", 0.9, 0.3, setting=0.01) + timed_rows("lit", 0.1, 0.2)
     reached = [*counted_rows("lit", {0.5: (0.4, 20)}), *counted_rows("search", {0.01: (0.5, 20)})]
