@@ -20,6 +20,7 @@ from avtbench.reports.frame import frame
 from avtbench.reports.tables import Table
 
 FULL = "full-rate"
+FILL = "decode/fill"
 SHOWN: tuple[Side, ...] = ("encode side", "end to end")
 LEAST_RATES_APART = 0.1
 """Kept fractions closer than this say nothing of whether time shrinks with the tokens."""
@@ -111,8 +112,12 @@ def _but_rate(row: Row) -> str:
     """What a configuration is, whatever share of its tokens it was declared to keep: that stands in a column."""
     declared = row.parameters.get("forced")
     if declared and _share(declared) is not None:
-        row = row.model_copy(update={"parameters": {k: v for k, v in row.parameters.items() if k != "forced"}})
+        row = _without(row, "forced")
     return statistics.traits(row)
+
+
+def _without(row: Row, parameter: str) -> Row:
+    return row.model_copy(update={"parameters": {k: v for k, v in row.parameters.items() if k != parameter}})
 
 
 def _share(declared: Mapping[str, float]) -> float | None:
@@ -339,7 +344,7 @@ def overhead(groups: Sequence[Timed]) -> Table:
             continue
         if not mine.stage("encode"):  # several clips in flight have no stages
             continue
-        alone = [_networks_alone(row) for row in mine.rows]
+        alone = _alone(mine, "encode", "decode/decoder")
         try:
             encode = statistics.speed_up(mine.rows, alone, "encode side")
             whole = statistics.speed_up(mine.rows, alone, "end to end")
@@ -350,7 +355,7 @@ def overhead(groups: Sequence[Timed]) -> Table:
                 never_paired.append(f"{mine.name} at {_setting(mine)} and {full.name}: {APART}, never in one sitting.")
             continue
         share = _selection(mine)
-        fill = mine.stage("decode/fill")
+        fill = mine.stage(FILL)
         line = {
             "method": mine.name, "setting": mine.setting, "kept": mine.kept,
             "size": mine.alike.at, "selection_over_encoder": share,
@@ -374,15 +379,13 @@ def overhead(groups: Sequence[Timed]) -> Table:
                 "end to end": str(mine.samples("end to end")), "n": _basis(total),
             }
         )  # fmt: skip
-    order = sorted(range(len(lines)), key=lambda i: (texts[i]["size"], lines[i]["method"], -_number(lines[i]["kept"])))
     caption = (
         "What a threshold adds to its frozen tokeniser. Limits aimed at: choosing the mask 1 % of the encoder, encode "
         "side (which also packs what was kept) 1.02x the encoder, round trip 1.15x encoder + decoder. Ratios paired "
         "per clip and round: to encoder and decoder in the same calls; to full rate in a process of its own, so that "
         "they also hold what processes differ by (the noise floor) and what the caches lose."
     )
-    values, shown = pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
-    return Table("speed-overhead", caption, values, shown, notes=tuple(never_paired))
+    return _by_rate("speed-overhead", caption, lines, texts, never_paired)
 
 
 def savings(groups: Sequence[Timed]) -> Table:
@@ -392,11 +395,11 @@ def savings(groups: Sequence[Timed]) -> Table:
         if not _every(every.first) or _every(mine.first) or _but_compute(every) != _but_compute(mine):
             continue
         try:
-            fill = statistics.speed_up(_fills_alone(every), _fills_alone(mine), "decode side")
+            fill = statistics.speed_up(_alone(every, "encode", FILL), _alone(mine, "encode", FILL), "decode side")
             whole = statistics.speed_up(every.rows, mine.rows)
         except ValueError:  # never timed in one round
             continue
-        slow, fast = (float(np.median(g.stage("decode/fill"))) for g in (every, mine))
+        slow, fast = (float(np.median(g.stage(FILL))) for g in (every, mine))
         lines.append(
             {
                 "method": mine.name, "kept": mine.kept, "size": mine.alike.at, "fill_ratio": fill.ratio,
@@ -413,41 +416,46 @@ def savings(groups: Sequence[Timed]) -> Table:
                 "saved end to end": f"{_ratio(whole.ratio)} {whole.interval}", "n": _basis(whole),
             }
         )  # fmt: skip
-    order = sorted(range(len(lines)), key=lambda i: (texts[i]["size"], lines[i]["method"], -_number(lines[i]["kept"])))
     caption = (
         "Time with every position sent through the filler's blocks over time with dropped ones alone; the results are "
         "equal. Where all is kept, the filler is not run at all."
     )
-    values, shown = pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
-    return Table("speed-saved", caption, values, shown)
+    return _by_rate("speed-saved", caption, lines, texts)
 
 
 def _filled(g: Timed) -> bool:
     """Whether the filler's network ran at all."""
-    return any(s.evaluations for row in g.rows if row.timing for s in row.timing.stages if s.path == "decode/fill")
+    return any(s.evaluations for row in g.rows if row.timing for s in row.timing.stages if s.path == FILL)
 
 
 def _but_compute(g: Timed) -> tuple[object, ...]:
-    parameters = {k: v for k, v in g.first.parameters.items() if k != "compute"}
-    return statistics.traits(g.first.model_copy(update={"parameters": parameters})), g.setting, g.alike
+    return statistics.traits(_without(g.first, "compute")), g.setting, g.alike
 
 
-def _fills_alone(g: Timed) -> list[Row]:
-    """The rows with the fill in place of the decode side."""
+def _alone(g: Timed, encode: str, decode: str) -> list[Row]:
+    """The rows with a stage in place of the encode side and one in place of the decode side, where there are such."""
     rows = []
     for row in g.rows:
         assert row.timing is not None
-        fill = next((s.seconds for s in row.timing.stages if s.path == "decode/fill"), row.timing.decode_side)
-        rows.append(statistics.with_sides(row, row.timing.encode_side, fill))
+        stages = {s.path: s.seconds for s in row.timing.stages}
+        sides = stages.get(encode, row.timing.encode_side), stages.get(decode, row.timing.decode_side)
+        rows.append(statistics.with_sides(row, *sides))
     return rows
 
 
-def _networks_alone(row: Row) -> Row:
-    """The row with the tokeniser's encoder in place of the encode side and its decoder in place of the decode side."""
-    assert row.timing is not None
-    stages = {s.path: s.seconds for s in row.timing.stages}
-    encode, decode = row.timing.encode_side, row.timing.decode_side
-    return statistics.with_sides(row, stages.get("encode", encode), stages.get("decode/decoder", decode))
+def _by_rate(
+    name: str,
+    caption: str,
+    lines: Sequence[Mapping[str, object]],
+    texts: Sequence[Mapping[str, object]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """A table by size, method and, from the most to the fewest, kept tokens."""
+    order = sorted(
+        range(len(lines)), key=lambda i: (str(texts[i]["size"]), str(lines[i]["method"]), -_number(lines[i]["kept"]))
+    )
+    values, shown = pd.DataFrame([lines[i] for i in order]), pd.DataFrame([texts[i] for i in order])
+    return Table(name, caption, values, shown, notes=tuple(notes))
 
 
 def _selection(mine: Timed) -> float:
@@ -482,10 +490,7 @@ def _count(value: float) -> str:
 
 
 def _flops(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, "")) if value >= s or s == 1.0)
-    return f"{value / scale:.3g} {unit}".strip()
+    return "–" if math.isnan(value) else statistics.in_thousands(value)
 
 
 def _basis(found: SpeedUp) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avtbench.bench.rows import StageCost, Timing
-from avtbench.bench.timing.statistics import SIDES, Samples, cost, in_megabytes, in_words
+from avtbench.bench.timing.statistics import SIDES, Samples, cost, in_megabytes, in_thousands, in_words
 
 BAR_WIDTH = 16
 """So that a tree of three levels fits a terminal of 80 columns."""
@@ -49,7 +49,7 @@ def stage_chart(timings: Sequence[Timing], title: str = "") -> Table:
     table.add_section()
     memory = "" if peak is None else in_megabytes(peak)
     evaluations, flops = max(map(cost, timings), key=lambda counted: counted[1] or 0)
-    whole = ("" if flops is None else _count(flops), memory, "" if evaluations is None else str(evaluations))
+    whole = ("" if flops is None else in_thousands(flops), memory, "" if evaluations is None else str(evaluations))
     table.add_row("end to end", "", in_words(total.median), "100%", *whole)
     spreads = [f"{side} {Samples([s for t in timings for s in samples(t)])}" for side, samples in SIDES.items()]
     outside = {name: [s for t in timings for s in t.outside.get(name, [])] for t in timings for name in t.outside}
@@ -60,12 +60,7 @@ def stage_chart(timings: Sequence[Timing], title: str = "") -> Table:
 
 def _flops(stages: Sequence[StageCost]) -> str:
     counted = [s.flops for s in stages if s.flops]
-    return _count(float(np.median(counted))) if counted else ""
-
-
-def _count(value: float) -> str:
-    scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, "")) if value >= s)
-    return f"{value / scale:.3g} {unit}".rstrip()
+    return in_thousands(float(np.median(counted))) if counted else ""
 
 
 def _peak(stages: Sequence[StageCost]) -> str:

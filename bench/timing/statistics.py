@@ -66,6 +66,12 @@ def in_words(seconds: float) -> str:
     return f"{seconds * scale:.3g} {unit}" if seconds * scale < 1000 else f"{seconds * scale:.0f} {unit}"
 
 
+def in_thousands(count: float) -> str:
+    """Three digits and a prefix, e.g. ``1.56 G``."""
+    scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, "")) if count >= s or s == 1.0)
+    return f"{count / scale:.3g} {unit}".strip()
+
+
 def in_megabytes(size: int) -> str:
     """Bytes as ``403 MB``."""
     return f"{size / 2**20:.0f} MB"

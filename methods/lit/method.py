@@ -50,7 +50,7 @@ class Lit(Hold):
         super().__init__(tokenizer, reference)
         if forced is not None and not (set(forced) == {"kept"} and 0 < forced["kept"] <= 1):
             raise ContractError(f"{self.name}: forced is {dict(forced)}, expected kept with a share in (0, 1]")
-        self.forced, self.compute = forced, compute
+        self.forced = forced
         if lit_weights == "random":
             self.network, self.network_digest = random_lit(size, tokenizer), f"random {size}"
             self.weights = "random"
@@ -61,7 +61,7 @@ class Lit(Hold):
     @property
     def parameters(self) -> Mapping[str, Any]:
         forced = {} if self.forced is None else {"forced": dict(self.forced)}
-        compute = {} if self.compute == "dropped" else {"compute": self.compute}
+        compute = {"compute": "all"} if self.network.every else {}
         return {**super().parameters, "lit_digest": self.network_digest, **compute, **forced}
 
     def choose_chunk(self, latents: Latents, setting: float, state: Tensor | None) -> Tensor:
@@ -88,7 +88,7 @@ class Lit(Hold):
         return whole, FillState(recent)
 
     def _inpaint(self, z: Tensor, keep: Tensor) -> Tensor:
-        if self.compute == "dropped" and bool(keep.all()):
+        if not self.network.every and bool(keep.all()):
             return z
         with self.stage("lit"):
             self.count("lit")
